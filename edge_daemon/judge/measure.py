@@ -1,0 +1,247 @@
+"""From a label image and a scale to numbers in millimetres: the same code for part and reference, so biases cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RuleError
+from ..records import UNKNOWN_LABEL
+from .indications import Indication, edge_length_mm, find_indications
+from .windows import window_side_px, worst_window
+
+__all__ = ["Measurement", "Scale", "TypeMeasurement", "Value", "WindowMeasurement", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """mm per px in x and y, and the standard uncertainty of that scale (k = 1, in mm per px, common to both axes)."""
+
+    x_mm_per_px: float
+    y_mm_per_px: float
+    u_mm_per_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        for value in (self.x_mm_per_px, self.y_mm_per_px):
+            if not (np.isfinite(value) and 1e-6 <= value <= 1e3):
+                raise RuleError(f"scale {value} mm per px is not plausible", hint="give mm per pixel, such as 0.1")
+        if not (np.isfinite(self.u_mm_per_px) and 0 <= self.u_mm_per_px < min(self.x_mm_per_px, self.y_mm_per_px)):
+            raise RuleError(
+                f"uncertainty of scale {self.u_mm_per_px} mm per px is not plausible",
+                hint="give the standard uncertainty (k = 1) in mm per pixel, from 0 to below the scale itself",
+            )
+
+    @property
+    def both(self) -> tuple[float, float]:
+        """(sx, sy) in mm per px."""
+        return self.x_mm_per_px, self.y_mm_per_px
+
+    @property
+    def relative_u(self) -> float:
+        """u_s / s, the larger of the two axes."""
+        return self.u_mm_per_px / min(self.both)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A measured value, its standard uncertainty (k = 1) and where it was found (top-left corner of the window)."""
+
+    value: float
+    u: float
+    at_px: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMeasurement:
+    """The worst window of one side. side_px is nominal; true_mm is (w x sx, h x sy) of the window really used."""
+
+    side_mm: float
+    side_px: int
+    true_mm: tuple[float, float]
+    area_pct: Value
+    count: Value
+
+
+@dataclass(frozen=True, slots=True)
+class TypeMeasurement:
+    """All of one type on one image. max_size_mm.at_px is the corner of the largest indication's box."""
+
+    type: str
+    label: int
+    indications: tuple[Indication, ...]
+    windows: tuple[WindowMeasurement, ...]
+    max_size_mm: Value
+    area_mm2: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Every type found on one image, by type name; a type that does not occur is not in it."""
+
+    types: Mapping[str, TypeMeasurement]
+    image_px: tuple[int, int]
+    scale: Scale
+
+    def of(self, type_name: str, windows_mm: Sequence[float]) -> TypeMeasurement:
+        """The measurement of a type, or one of zeros where the type does not occur."""
+        if type_name in self.types:
+            return self.types[type_name]
+        zero = Value(0.0, 0.0, (0, 0))
+        windows = tuple(
+            WindowMeasurement(side, *_window_geometry(side, self.scale, self.image_px)[1:], zero, zero)
+            for side in windows_mm
+        )
+        return TypeMeasurement(type_name, 0, (), windows, zero, zero)
+
+
+def _window_geometry(
+    side_mm: float, scale: Scale, image_px: tuple[int, int]
+) -> tuple[tuple[int, int], int, tuple[float, float]]:
+    """((w, h) nominal px, reported side px, true mm of the clipped window)."""
+    nominal = window_side_px(side_mm, scale.x_mm_per_px), window_side_px(side_mm, scale.y_mm_per_px)
+    used = min(nominal[0], image_px[0]), min(nominal[1], image_px[1])
+    return nominal, nominal[0], (used[0] * scale.x_mm_per_px, used[1] * scale.y_mm_per_px)
+
+
+def _u_area_mm2(area_mm2: float, perimeter_mm: float, scale: Scale, u_edge_mm: float) -> float:
+    """u^2 = (2 A u_s/s)^2 + (perimeter x u_edge)^2 (GUM, two fully correlated axes; repeatability comes later)."""
+    return float(np.hypot(2.0 * area_mm2 * scale.relative_u, perimeter_mm * u_edge_mm))
+
+
+def _u_length_mm(length_mm: float, scale: Scale, u_edge_mm: float) -> float:
+    """u^2 = (L u_s/s)^2 + 2 u_edge^2: two independent edges bound a length."""
+    return float(np.hypot(length_mm * scale.relative_u, np.sqrt(2.0) * u_edge_mm)) if length_mm else 0.0
+
+
+def _measure_type(
+    name: str,
+    label: int,
+    mask: NDArray[np.bool_],
+    coverage: NDArray[np.float32] | None,
+    origin: tuple[int, int],
+    image_px: tuple[int, int],
+    scale: Scale,
+    windows_mm: Sequence[float],
+    region: NDArray[np.bool_] | None,
+    min_indication_mm: float,
+    u_edge_mm: float,
+) -> TypeMeasurement:
+    components, indications = find_indications(
+        mask, coverage, scale.both, offset_px=origin, min_indication_mm=min_indication_mm
+    )
+    counted = [one for one in indications if one.counted]
+    if len(counted) < len(indications):
+        keep = np.zeros(len(indications) + 1, bool)
+        keep[[one.component for one in counted]] = True
+        mask = keep[components]
+    # Label images stay uint8: integer sums are exact. Coverage is summed in float64.
+    values = mask.view(np.uint8) if coverage is None else np.where(mask, coverage, np.float32(0)).astype(np.float64)
+    # Centroids as an image of counts; a pixel of the cut-out holds the point (x, y) when floor gives its index.
+    points = np.zeros(mask.shape, np.float64)
+    for one in counted:
+        px, py = int(np.floor(one.centroid_px[0])) - origin[0], int(np.floor(one.centroid_px[1])) - origin[1]
+        points[py, px] += 1.0
+    px_area_mm2 = scale.x_mm_per_px * scale.y_mm_per_px
+    windows = []
+    for side_mm in windows_mm:
+        nominal, side_px, true_mm = _window_geometry(side_mm, scale, image_px)
+        area = worst_window(values, origin, image_px, nominal, region=region, divide_by_area=True)
+        count = worst_window(points, origin, image_px, nominal)
+        window_mm2 = true_mm[0] * true_mm[1]
+        w, h = min(nominal[0], image_px[0]), min(nominal[1], image_px[1])
+        x, y = max(area.at_px[0] - origin[0], 0), max(area.at_px[1] - origin[1], 0)
+        inside = mask[y : area.at_px[1] + h - origin[1], x : area.at_px[0] + w - origin[0]]
+        perimeter_mm = edge_length_mm(inside, scale.both) if u_edge_mm else 0.0
+        u_pct = 100.0 * _u_area_mm2(area.value * window_mm2, perimeter_mm, scale, u_edge_mm) / window_mm2
+        windows.append(
+            WindowMeasurement(
+                side_mm,
+                side_px,
+                true_mm,
+                area_pct=Value(100.0 * area.value, u_pct, area.at_px),
+                count=Value(count.value, 0.0, count.at_px),
+            )
+        )
+    largest = max(counted, key=lambda one: one.feret_max_mm, default=None)
+    total_mm2 = float(values.sum()) * px_area_mm2
+    total_perimeter_mm = sum(one.perimeter_mm for one in counted)
+    return TypeMeasurement(
+        type=name,
+        label=label,
+        indications=indications,
+        windows=tuple(windows),
+        max_size_mm=Value(
+            largest.feret_max_mm if largest else 0.0,
+            _u_length_mm(largest.feret_max_mm, scale, u_edge_mm) if largest else 0.0,
+            (largest.bbox_px[0], largest.bbox_px[1]) if largest else (0, 0),
+        ),
+        area_mm2=Value(total_mm2, _u_area_mm2(total_mm2, total_perimeter_mm, scale, u_edge_mm), (0, 0)),
+    )
+
+
+def measure(
+    labels: NDArray[np.uint8],
+    coverage: NDArray[np.float32] | None,
+    type_names: Sequence[str],
+    scale: Scale,
+    windows_mm: Mapping[str, Sequence[float]],
+    *,
+    region: NDArray[np.bool_] | None = None,
+    min_indication_mm: Mapping[str, float] | None = None,
+    u_edge_mm: float = 0.0,
+) -> Measurement:
+    """Measure everything that is marked.
+
+    Parameters
+    ----------
+    labels : uint8 (H, W): 0 sound, k the type ``type_names[k - 1]``, 255 a defect of unknown type.
+    coverage : float32 (H, W) in [0, 1], or None: then every labelled pixel counts in full.
+    type_names : identifiers of labels 1..K.
+    scale : mm per px with its uncertainty.
+    windows_mm : window sides per type name; a type that is not in it is measured without windows.
+    region : bool (H, W), what belongs to the part; marks outside it are not measured. None = everything.
+    min_indication_mm : cut-off per type; smaller indications are listed, not counted.
+    u_edge_mm : standard uncertainty of an edge, from the engine's certificate.
+
+    Raises RuleError for a label without a name, a shape that does not match, or coverage outside [0, 1].
+    Does not cover: a scale that varies over the image, tilt, temperature.
+    """
+    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.size == 0:
+        raise RuleError(f"labels must be a uint8 image, got {labels.dtype} {labels.shape}")
+    for name, array in (("coverage", coverage), ("region", region)):
+        if array is not None and array.shape != labels.shape:
+            raise RuleError(f"{name} is {array.shape}, labels are {labels.shape}", hint="both must be the same image")
+    if coverage is not None and not (np.isfinite(coverage).all() and coverage.min() >= 0.0 and coverage.max() <= 1.0):
+        raise RuleError("coverage must lie in [0, 1]")
+    if region is not None:
+        labels = np.where(region, labels, 0).astype(np.uint8)
+    height, width = labels.shape
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
+    types = {}
+    for label in (int(value) for value in present):
+        if label != UNKNOWN_LABEL and label > len(type_names):
+            raise RuleError(
+                f"label {label} has no name", hint=f"labels are 1..{len(type_names)}, or {UNKNOWN_LABEL} for unknown"
+            )
+        name = "unknown" if label == UNKNOWN_LABEL else type_names[label - 1]
+        everywhere = labels == label
+        x, y, w, h = cv2.boundingRect(everywhere.view(np.uint8))
+        cut = np.s_[y : y + h, x : x + w]
+        types[name] = _measure_type(
+            name,
+            label,
+            np.ascontiguousarray(everywhere[cut]),
+            None if coverage is None else coverage[cut],
+            (x, y),
+            (width, height),
+            scale,
+            windows_mm.get(name, ()),
+            region,
+            (min_indication_mm or {}).get(name, 0.0),
+            u_edge_mm,
+        )
+    return Measurement(types, (width, height), scale)
