@@ -16,7 +16,7 @@ from . import add_common, emit, say
 
 if TYPE_CHECKING:
     from ..inspection import Inspection, Station
-    from ..segment import Engine
+    from ..segment.protocol import Engine
 
 
 def _positive(text: str) -> float:
@@ -117,7 +117,8 @@ def open_station(args: argparse.Namespace) -> Station:
     from ..judge import Scale
     from ..recipe import load_recipe
     from ..resources import engine_folder
-    from ..segment import load, open_engine
+    from ..segment.bundle import load
+    from ..segment.registry import open_engine
 
     recipe = load_recipe(args.recipe) if args.recipe else None
     if args.mm_per_px_u is not None and args.mm_per_px is None:
@@ -148,8 +149,9 @@ class _Folders:
 
 
 def _write(folder: Path, document: dict[str, Any], pixels: Any, inspection: Inspection) -> None:
-    from ..images import highlight, write_bytes_atomic, write_png_atomic
+    from ..images import highlight, make_folder, write_bytes_atomic, write_png_atomic
 
+    make_folder(folder)
     write_png_atomic(folder / "labels.png", inspection.labels)
     write_png_atomic(folder / "highlight.png", highlight(pixels, inspection.labels))
     # Last, so that a record in a folder means that its pictures are there as well.

@@ -307,11 +307,11 @@ def _words(rule: Rule, one: Comparison) -> str:
 
 
 def _over_limit(rule: Rule, one: Comparison) -> Reason:
-    return Reason("OVER_LIMIT", _words(rule, one))
+    return Reason("LIMIT_EXCEEDED", _words(rule, one))
 
 
 def _near_limit(rule: Rule, one: Comparison) -> Reason:
-    return Reason("WITHIN_UNCERTAINTY", _words(rule, one) + "; the uncertainty does not let this be decided")
+    return Reason("GUARD_BAND", _words(rule, one) + "; the uncertainty does not let this be decided")
 
 
 def judge(

@@ -1,0 +1,72 @@
+# make demo     the whole line on this machine          make test    everything that proves it
+# make bench    figures for BENCHMARKS.md               make wheel   a wheel and an sdist in dist/
+# Nothing but Python 3.10 or newer and make is needed; PYTHON=python3.12 chooses another interpreter.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+# What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
+SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus gir1.2-aravis-0.8 libgirepository1.0-dev \
+	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd
+
+.PHONY: demo test bench wheel lint clean system-packages
+.DEFAULT_GOAL := demo
+
+$(VENV)/bin/python:
+	@echo "==> making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	@$(PIP) --upgrade pip setuptools
+
+$(VENV)/.demo: $(VENV)/bin/python setup.cfg pyproject.toml
+	@echo "==> installing edge-daemon with camera emulation (about 250 MB, once)"
+	@$(PIP) -e '.[basler]' || { echo "==> no pypylon for this machine: the demo uses a watched folder"; $(PIP) -e .; }
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml
+	@echo "==> installing edge-daemon and what its tests need"
+	@$(PIP) -e '.[dev,basler]'
+ifeq ($(REQUIRE_ALL),1)
+	@echo "==> installing what only a full run needs: Aravis bindings, PyTorch, TensorRT-RTX"
+	@$(PIP) -e '.[aravis]'
+	@$(PIP) -e '.[train]'
+	@$(PIP) -e '.[rtx-check]'
+else
+	@$(PIP) -e '.[aravis]' 2>/dev/null || echo "==> no Aravis bindings here: those tests will skip"
+endif
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/edge-daemon demo $(DEMO_ARGS)
+
+system-packages:
+	@missing=""; for package in $(SYSTEM_PACKAGES); do \
+	  dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "==> installing system packages:$$missing"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else echo "==> some tests will skip; for all of them: sudo apt-get install$$missing"; fi
+
+lint: $(VENV)/.test
+	@echo "==> ruff, mypy, import-linter"
+	@$(BIN)/ruff check edge_daemon tests
+	@$(BIN)/ruff format --check edge_daemon tests
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: system-packages $(VENV)/.test lint
+	@echo "==> pytest"
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+bench: $(VENV)/.demo
+	@$(BIN)/python -m edge_daemon.testing.benchmark
+
+wheel: $(VENV)/.test
+	@$(BIN)/python -m build --outdir dist
+
+clean:
+	rm -rf $(VENV) build dist demo-output *.egg-info

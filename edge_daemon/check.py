@@ -1,0 +1,201 @@
+"""``edge-daemon check``: try everything a station needs, a line each, before the first part comes.
+
+It tries the real thing (opens the camera, sends a message to the broker, writes to the disk) and never stops at the
+first trouble. What it must not do is disturb a running line: a serial port in use is reported as such.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .errors import EdgeError, GrabTimeout
+from .resources import data_folder
+
+if TYPE_CHECKING:
+    from .config import DaemonConfig
+
+__all__ = ["Finding", "run_checks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the preflight. exit_code: 0 when ok, else that of the error behind it."""
+
+    what: str
+    ok: bool
+    text: str
+    hint: str = ""
+    exit_code: int = 0
+
+
+def _try(what: str, attempt: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, attempt())
+    except EdgeError as error:
+        return Finding(what, False, error.message, error.hint, error.exit_code)
+    except OSError as error:
+        return Finding(what, False, str(error), "see the message", 3)
+
+
+def _packages() -> str:
+    names = ("numpy", "opencv-python-headless", "onnxruntime", "paho-mqtt", "pyserial", "pymodbus", "prometheus-client")
+    optional = ("pypylon", "pygobject", "tensorrt", "pycuda", "openvino", "torch")
+    found = [f"{name} {version(name)}" for name in names]
+    for name in optional:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return f"edge-daemon {__version__}, Python {sys.version.split()[0]}, " + ", ".join(found)
+
+
+def _bundles() -> str:
+    from .segment.registry import list_bundles
+
+    listed = list_bundles(data_folder("engines"))
+    for one in listed:
+        if one.error is not None:
+            raise one.error
+    return ", ".join(f"{one.bundle.name} {one.bundle.version}" for one in listed if one.bundle) or "none installed"
+
+
+def _references() -> str:
+    from .recipe import load_reference_set
+
+    root = data_folder("references")
+    manifests = sorted(root.rglob("manifest.json"))
+    for manifest in manifests:
+        load_reference_set(manifest.parent)
+    return f"{len(manifests)} sets, seals hold"
+
+
+def _engine(config: DaemonConfig) -> str:
+    from .daemon import build_station
+
+    station = build_station(config)
+    try:
+        started_s = time.perf_counter()
+        for reference in station.references.values():
+            for image in reference.images.values():
+                station.inspect(image.pixels)
+        looked_s = time.perf_counter() - started_s
+        plates = sum(len(reference.images) for reference in station.references.values())
+        timing = f", {1000 * looked_s / plates:.0f} ms a picture" if plates else ""
+        return f"recipe {station.name} on {station.engine.name} ({station.engine.backend}){timing}; {plates} plates measured"
+    finally:
+        station.engine.close()
+
+
+def _camera(config: DaemonConfig) -> str:
+    from .capture import open_camera
+
+    camera = open_camera(config.camera.kind, config.camera.options)
+    try:
+        camera.open()
+        try:
+            frame = camera.grab(2.0, after_ns=time.monotonic_ns())
+        except GrabTimeout:
+            return f"{camera.identity} is there; no frame within 2 s (normal when it waits for a trigger or a file)"
+        height, width = frame.pixels.shape[:2]
+        return f"{camera.identity} delivered {width} x {height} px, {8 * frame.pixels.dtype.itemsize} bit"
+    finally:
+        camera.close()
+
+
+def _serial_port(config: DaemonConfig) -> str:
+    from .errors import LineError
+    from .line.options import LineOptions
+
+    options: LineOptions = config.line.options
+    import serial  # type: ignore[import-untyped]
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(options.socket_path)
+        except OSError:
+            pass  # no line process runs: the port is ours to try
+        else:
+            return f"{options.port} is held by a running line process"
+    try:
+        serial.Serial(options.port, options.baudrate, exclusive=True, timeout=0).close()
+    except (OSError, ValueError) as error:
+        raise LineError(
+            f"{options.port}: {error}", hint="is the adapter plugged in, and this user in the group dialout?"
+        ) from None
+    return f"{options.port} can be opened ({options.driver}, {options.baudrate} baud)"
+
+
+def _broker(config: DaemonConfig) -> str:
+    from .publish import probe
+
+    if config.mqtt is None:
+        return "no [mqtt]: results stay in the memory bank"
+    return probe(config.mqtt)
+
+
+def _disk(config: DaemonConfig) -> str:
+    from .errors import StorageError
+    from .memory import MemoryBank
+
+    memory = config.memory
+    for folder in (memory.database.parent, memory.pictures):
+        if not folder.is_dir():
+            raise StorageError(f"{folder} does not exist", hint=f"mkdir -p {folder}, owned by the daemon's user")
+    free = shutil.disk_usage(memory.database.parent).free
+    if free < memory.min_free_bytes:
+        raise StorageError(f"{memory.database.parent}: {free / 1e6:.0f} MB free, less than min_free", hint="make room")
+    with MemoryBank(memory.database) as bank:
+        bank.check_writable()
+    return f"{memory.database} can be written, {free / 1e9:.1f} GB free"
+
+
+def _watch(config: DaemonConfig) -> str:
+    watch = config.watch
+    with socket.socket(socket.AF_INET6 if ":" in watch.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((watch.host, watch.port))
+        except OSError as error:
+            from .errors import UnavailableError
+
+            raise UnavailableError(
+                f"{watch.host}:{watch.port} cannot be used for /metrics: {error.strerror}",
+                hint="is the daemon running already? Else choose another [watch] port",
+            ) from None
+    return f"/metrics can be served on {watch.host}:{watch.port}"
+
+
+def run_checks(config_path: Path | None) -> Iterator[Finding]:
+    """The findings, one after the other, as they are made. Without a config only the installation is looked at."""
+    yield _try("installation", _packages)
+    yield _try("engine bundles", _bundles)
+    yield _try("reference sets", _references)
+    if config_path is None:
+        return
+    from .config import load_config
+
+    try:
+        config = load_config(config_path)
+    except EdgeError as error:
+        yield Finding("config", False, error.message, error.hint, error.exit_code)
+        return
+    yield Finding("config", True, f"{config_path}: station {config.station}")
+    checks: tuple[tuple[str, Callable[[DaemonConfig], str]], ...] = (
+        ("recipe and engine", _engine),
+        ("camera", _camera),
+        ("serial port", _serial_port),
+        ("broker", _broker),
+        ("memory bank", _disk),
+        ("watch", _watch),
+    )
+    for what, check in checks:
+        yield _try(what, lambda check=check: check(config))  # type: ignore[misc]

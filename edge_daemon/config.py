@@ -1,0 +1,237 @@
+"""line.toml: one file, every key checked, frozen, hashed.
+
+Only the recipe may change while the daemon runs (SIGHUP reads it again; the old one serves until the new one is
+proven). Everything else needs a restart. The shortest useful file is in README.md; every key is listed there too, and
+a test compares the list with this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .capture.options import TRIGGERS, AravisOptions, BaslerOptions, FolderOptions, VideoOptions
+from .errors import UsageError
+from .line.options import DRIVERS, LineOptions
+from .publish import MqttOptions
+from .settings import Settings
+
+__all__ = ["CameraConfig", "DaemonConfig", "EngineConfig", "LineConfig", "MemoryConfig", "WatchConfig", "load_config"]
+
+CAMERA_KINDS = ("basler", "aravis", "video", "folder")
+KEEP = ("not_pass", "all", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class CameraConfig:
+    """max_delay_s: a frame that comes later than this after its trigger may show another part, so it is not judged.
+    frozen_after: identical frames in a row that mean a frozen camera, 0 = never. width_px/height_px: expected size."""
+
+    kind: str
+    options: BaslerOptions | AravisOptions | VideoOptions | FolderOptions
+    max_delay_s: float
+    frozen_after: int
+    size_px: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """backend: auto, onnxruntime or tensorrt. cache: folder of the TensorRT engines built on this device."""
+
+    backend: str
+    threads: int
+    cache: Path
+
+
+@dataclass(frozen=True, slots=True)
+class LineConfig:
+    """spawn: start the line process when none answers on the socket (False where systemd runs it)."""
+
+    options: LineOptions
+    spawn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    """database: SQLite file. pictures: folder. keep: whose pictures are stored. min_free_bytes: below it, not Ready."""
+
+    database: Path
+    pictures: Path
+    keep: str
+    min_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """Address of /metrics, /healthz and /readyz; port 0 takes a free one. self_test_s: interval of the engine's."""
+
+    host: str
+    port: int
+    self_test_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """Everything ``edge-daemon run`` needs. sha256: of the file as read."""
+
+    path: Path
+    station: str
+    recipe: Path
+    camera: CameraConfig
+    engine: EngineConfig
+    line: LineConfig
+    mqtt: MqttOptions | None
+    memory: MemoryConfig
+    watch: WatchConfig
+    sha256: str
+
+
+def _camera_options(
+    table: Settings, kind: str
+) -> BaslerOptions | AravisOptions | VideoOptions | FolderOptions:
+    if kind == "folder":
+        return FolderOptions(
+            folder=table.file("folder"),
+            after=table.text("after", "keep", choices=("keep", "delete")),
+            settle_s=table.duration_s("settle", 0.02, high=60),
+            poll_s=table.duration_s("poll", 0.005, low=0.001, high=10),
+        )
+    if kind == "video":
+        return VideoOptions(
+            source=table.text("source"),
+            latency_s=table.duration_s("latency", 0.0, high=60),
+            read_timeout_s=table.duration_s("read_timeout", 3.0, low=0.1, high=60),
+            grey=table.flag("grey", False),
+        )
+    exposure_s = table.duration_s("exposure", None, low=1e-6, high=10)
+    exposure_us = None if exposure_s is None else exposure_s * 1e6
+    gain_db = table.number("gain_db", None, low=0, high=60)
+    trigger = table.text("trigger", "software", choices=TRIGGERS)
+    trigger_line = table.text("trigger_line", "Line1")
+    pixel_format = table.text("pixel_format", None)
+    buffer_count = table.integer("buffers", 5, low=2, high=50)
+    if kind == "basler":
+        return BaslerOptions(
+            serial=table.text("serial", None),
+            address=table.text("address", None),
+            emulation_folder=table.file("emulation_folder", None),
+            trigger=trigger,
+            trigger_line=trigger_line,
+            pixel_format=pixel_format,
+            exposure_us=exposure_us,
+            gain_db=gain_db,
+            buffer_count=buffer_count,
+        )
+    return AravisOptions(
+        address=table.text("address"),
+        interface_address=table.text("interface_address", None),
+        trigger=trigger,
+        trigger_line=trigger_line,
+        pixel_format=pixel_format,
+        exposure_us=exposure_us,
+        gain_db=gain_db,
+        buffer_count=buffer_count,
+        packet_timeout_ms=1000 * table.duration_s("packet_timeout", 0.02, low=0.001, high=1),
+    )
+
+
+def _camera(table: Settings, deadline_s: float) -> CameraConfig:
+    kind = table.text("kind", choices=CAMERA_KINDS)
+    width = table.integer("width_px", None, low=16, high=65536)
+    height = table.integer("height_px", None, low=16, high=65536)
+    if (width is None) != (height is None):
+        raise table.error("width_px", "width_px and height_px go together")
+    max_delay_s = table.duration_s("max_delay", min(0.2, deadline_s), low=0.001, high=60)
+    if max_delay_s > deadline_s:
+        raise table.error("max_delay", f"is longer than the deadline of {deadline_s:g} s")
+    return CameraConfig(
+        kind=kind,
+        options=_checked(table, "kind", lambda: _camera_options(table, kind)),
+        max_delay_s=max_delay_s,
+        frozen_after=table.integer("frozen_after", 3, low=0, high=1000),
+        size_px=None if width is None else (width, height),
+    )
+
+
+def _checked(table: Settings, key: str, make):  # type: ignore[no-untyped-def]
+    """Run a constructor whose own checks do not know the file; name file, line and table for them."""
+    try:
+        return make()
+    except UsageError as error:
+        if error.message.startswith(str(table.path)):
+            raise
+        raise table.error(key, error.message, error.hint) from None
+
+
+def _line(table: Settings) -> LineConfig:
+    driver = table.text("driver", choices=DRIVERS)
+    port = table.text("port")
+    values = {
+        "baudrate": table.integer("baudrate", 115_200, low=1200, high=4_000_000),
+        "parity": table.text("parity", "N", choices=("N", "E", "O")),
+        "stopbits": table.integer("stopbits", 1, low=1, high=2),
+        "unit_id": table.integer("unit_id", 1, low=1, high=247),
+        "deadline_s": table.duration_s("deadline", low=0.01, high=60),
+        "lease_s": table.duration_s("lease", 0.5, low=0.2, high=5),
+        "socket_path": str(table.file("socket", Path("/run/edge-daemon/line.sock"))),
+    }
+    spawn = table.flag("spawn", True)
+    options = _checked(table, "driver", lambda: LineOptions(driver=driver, port=port, **values))
+    return LineConfig(options, spawn)
+
+
+def _mqtt(table: Settings, station: str) -> MqttOptions:
+    values = {
+        "host": table.text("host"),
+        "port": table.integer("port", 1883, low=1, high=65535),
+        "topic_root": table.text("topic_root"),
+        "version": 5 if table.text("version", "5", choices=("5", "3.1.1")) == "5" else 311,
+        "username": table.text("username", None),
+        "password_file": table.file("password_file", None),
+        "ca_file": table.file("ca_file", None),
+        "cert_file": table.file("cert_file", None),
+        "key_file": table.file("key_file", None),
+        "insecure": table.flag("insecure", False),
+        "keepalive_s": int(table.duration_s("keepalive", 5.0, low=1, high=3600)),
+        "client_id": table.text("client_id", f"edge-daemon-{station}"),
+    }
+    options: MqttOptions = _checked(table, "host", lambda: MqttOptions(**values))
+    return options
+
+
+def load_config(path: Path) -> DaemonConfig:
+    """Read line.toml. Raises ConfigError naming file, line, key and what would be right."""
+    settings = Settings.load(path)
+    station_table = settings.table("station")
+    line_table = settings.table("line")
+    camera_table = settings.table("camera")
+    memory_table = settings.table("memory")
+    assert station_table and line_table and camera_table and memory_table
+    station = station_table.text("name")
+    recipe = station_table.file("recipe")
+    line = _line(line_table)
+    camera = _camera(camera_table, line.options.deadline_s)
+    engine_table = settings.table("engine", required=False) or Settings(path, "", {})
+    engine = EngineConfig(
+        backend=engine_table.text("backend", "auto", choices=("auto", "onnxruntime", "tensorrt")),
+        threads=engine_table.integer("threads", 2, low=1, high=64),
+        cache=engine_table.file("cache", Path("/var/cache/edge-daemon/engines")),
+    )
+    mqtt_table = settings.table("mqtt", required=False)
+    mqtt = None if mqtt_table is None else _mqtt(mqtt_table, station)
+    memory = MemoryConfig(
+        database=memory_table.file("database"),
+        pictures=memory_table.file("pictures"),
+        keep=memory_table.text("keep", "not_pass", choices=KEEP),
+        min_free_bytes=memory_table.size_bytes("min_free", 200_000_000),
+    )
+    watch_table = settings.table("watch", required=False) or Settings(path, "", {})
+    watch = WatchConfig(
+        host=watch_table.text("host", "127.0.0.1"),
+        port=watch_table.integer("port", 9464, low=0, high=65535),
+        self_test_s=watch_table.duration_s("self_test", 60.0, low=1, high=86400),
+    )
+    for table in (station_table, line_table, camera_table, engine_table, mqtt_table, memory_table, watch_table, settings):
+        if table is not None:
+            table.close()
+    return DaemonConfig(path, station, recipe, camera, engine, line, mqtt, memory, watch, settings.sha256)
