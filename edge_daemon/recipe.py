@@ -146,7 +146,7 @@ def load_reference_set(folder: Path) -> ReferenceSet:
 def _rule(table: Settings, recipe: str) -> tuple[Rule, ReferenceSet | None]:
     type_name = table.text("type", choices=TYPE_IDS)
     kind = RuleKind(table.text("kind", choices=[one.value for one in RuleKind if one is not RuleKind.UNKNOWN]))
-    level = table.integer("level", None, low=1, high=8)
+    level = table.integer("level", low=1, high=8) if kind is RuleKind.LEVEL else None
     limit = None
     if kind is RuleKind.SIZE_MM:
         limit = table.length_mm("limit")

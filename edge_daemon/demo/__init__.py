@@ -305,7 +305,7 @@ def _quantiles_ms(latencies_s: tuple[float, ...]) -> dict[str, float]:
     def quantile(share: float) -> float:
         return 1000.0 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    return {"p50": quantile(0.5), "p99": quantile(0.99), "max": 1000.0 * ordered[-1]}
+    return {"p50": quantile(0.5), "p99": quantile(0.99), "p99.9": quantile(0.999), "max": 1000.0 * ordered[-1]}
 
 
 def _metrics_counts(device: _Device) -> Counts:

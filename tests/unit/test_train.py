@@ -1,0 +1,217 @@
+"""Training and qualification: real pictures, a real (short) training, a real sealed bundle, figures checked by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_daemon import train
+from edge_daemon.errors import IntegrityError, StorageError, UsageError
+from edge_daemon.resources import engine_folder
+from edge_daemon.segment.bundle import load
+from edge_daemon.segment.prepare import prepare
+from edge_daemon.simulator import CASTING_TYPES, Exposure, PlannedDefect, simulate
+from edge_daemon.train import calibrate, certify, pictures
+
+
+def test_simulate_to_folder_writes_pictures_with_their_truth(tmp_path: Path) -> None:
+    paths = train.simulate_to_folder(tmp_path / "new", 2, seed=7)
+    assert [path.name for path in paths] == ["000007.png", "000008.png"]
+    for path in paths:
+        picture = simulate(int(path.stem))
+        assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), picture.pixels)
+        labels = cv2.imread(str(path.with_name(f"{path.stem}-labels.png")), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(labels, picture.labels)
+        document = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert document["polarity"] == "bright_void"
+        assert {d["label"] for d in document["defects"]} >= set(np.unique(labels).tolist()) - {0}
+
+
+def test_simulate_to_folder_refuses(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="n >= 1"):
+        train.simulate_to_folder(tmp_path, 0)
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(StorageError, match="file"):
+        train.simulate_to_folder(tmp_path / "file", 1)
+
+
+def test_invisible_discontinuities_are_ignored_and_visible_ones_are_not() -> None:
+    """Two equal pores, one 2 mm deep and one of 20 um: only the first can be seen."""
+    plan = [PlannedDefect("gas_hole", 2.0, 2.0, (60, 60)), PlannedDefect("gas_hole", 2.0, 0.02, (190, 190))]
+    picture = simulate(3, size_px=(256, 256), defects=plan, structure="plate", exposure=Exposure(quanta=20000.0))
+    visible = pictures.visible_labels(picture)
+    assert picture.labels[60, 60] == picture.labels[190, 190] == 1
+    assert visible[60, 60] == 1
+    assert visible[190, 190] == pictures.IGNORED
+    assert np.array_equal(visible == 0, picture.labels == 0)
+
+
+def test_pool_holds_exactly_what_the_line_would_see() -> None:
+    """Views as ``prepare`` makes them on the whole picture; evaluation's seeds are refused."""
+    seed = next(s for s in range(40) if pictures.draw_picture(s, 128).pixels.shape == (128, 128))
+    pool = pictures.make_pool([seed], 128)
+    whole = prepare(pictures.draw_picture(seed, 128).pixels, ("grey", "local"), pictures.LOCAL_SIGMA_PX)
+    assert np.allclose(pool.grey[0] / 255.0, whole[0], atol=1e-6)
+    assert np.allclose(pool.local[0], whole[1], atol=1e-3)
+    with pytest.raises(UsageError, match="for evaluation"):
+        pictures.make_pool([pictures.EVALUATION_SEEDS_FROM])
+
+
+def test_batches_aim_at_defects_and_keep_views_and_labels_together() -> None:
+    """A pool whose local view repeats the labels: after any turn they must still coincide."""
+    labels = np.zeros((3, 96, 96), np.uint8)
+    labels[0, 10:14, 80:84], labels[2, 50:60, 5:9] = 1, 11
+    spots = tuple(
+        np.argwhere(labels == k + 1).astype(np.int32) if k in (0, 10) else np.empty((0, 3), np.int32)
+        for k in range(len(CASTING_TYPES))
+    )
+    pool = pictures.Pool((labels * 20).astype(np.uint8), labels.astype(np.float16), labels, spots)
+    views, drawn = pictures.sample_batch(np.random.default_rng(0), pool, 64, 48, aimed=1.0)
+    assert views.dtype == np.float32
+    assert np.array_equal(views[:, 1], drawn.astype(np.float32))
+    assert np.allclose(views[:, 0] * 255.0, drawn * 20.0, atol=1e-3)
+    assert (drawn.reshape(64, -1).max(axis=1) > 0).all()
+    share = (drawn.reshape(64, -1).max(axis=1) == 11).mean()
+    assert 0.25 < share < 0.75
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    # by hand: k = n gives (alpha/2)^(1/n) and k = 0 its mirror; 8 of 10 is the textbook interval
+    [
+        (10, 10, 0.025**0.1, 1.0),
+        (0, 10, 0.0, 1 - 0.025**0.1),
+        (8, 10, 0.4439, 0.9748),
+        (299, 299, 0.025 ** (1 / 299), 1.0),
+    ],
+)
+def test_clopper_pearson_by_hand(successes: int, trials: int, low: float, high: float) -> None:
+    assert certify.clopper_pearson(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_clopper_pearson_covers_as_promised() -> None:
+    """Over all outcomes of Binomial(30, p) the interval holds p with at least 95 %."""
+    for p in (0.03, 0.3, 0.5, 0.9):
+        chance = 0.0
+        for k in range(31):
+            low, high = certify.clopper_pearson(k, 30)
+            if low <= p <= high:
+                chance += math.comb(30, k) * p**k * (1 - p) ** (30 - k)
+        assert chance >= 0.95
+    assert certify.clopper_pearson(0, 0) == (0.0, 1.0)
+
+
+def test_sigmoid_fit_recovers_a_known_calibration() -> None:
+    """Bins whose defect share is exactly sigmoid(z / 1.7 - 0.8) give back temperature 1.7 and bias -0.8."""
+    logits = np.linspace(-8, 8, 161)
+    counts = np.exp(-0.1 * (logits + 5) ** 2) * 1e6 + 10
+    defects = counts / (1 + np.exp(-(logits / 1.7 - 0.8)))
+    assert calibrate.fit_sigmoid(counts, defects, logits) == pytest.approx((1.7, -0.8), abs=1e-3)
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_training_learns_resumes_and_exports_what_it_learned(tmp_path: Path) -> None:
+    """Sixty steps on a few pictures must beat guessing; a run in two parts goes on where it stopped; the ONNX file
+    answers as the network does, at any size that is a multiple of 16."""
+    import onnx
+    import onnxruntime
+    import torch
+
+    from edge_daemon.train.fit import Plan, fit_network, load_network
+    from edge_daemon.train.network import CastingNet, export_onnx, parameter_count
+
+    pool = pictures.make_pool(range(8), 128)
+    half = Plan(minutes=10.0, steps=30, pictures=8, batch=4, crop_px=64)
+    fit_network(tmp_path, half, pool)
+    network = fit_network(tmp_path, Plan(minutes=10.0, steps=60, pictures=8, batch=4, crop_px=64), pool)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 60
+    assert parameter_count(network) <= 300_000
+    with pytest.raises(UsageError, match="another training plan"):
+        fit_network(tmp_path, Plan(pictures=8, batch=5), pool)
+
+    views, labels = pictures.sample_batch(np.random.default_rng(1), pool, 24, 64)
+    with torch.no_grad():
+        defect = network(torch.from_numpy(views))[0][:, 0].numpy()
+    inside, outside = defect[(labels > 0) & (labels != pictures.IGNORED)], defect[labels == 0]
+    ranks = np.searchsorted(np.sort(outside), inside) / outside.size
+    assert ranks.mean() > 0.7  # area under the ROC curve; guessing is 0.5
+
+    export_onnx(load_network(tmp_path), tmp_path / "model.onnx")
+    assert [p.name for p in sorted(tmp_path.glob("model*"))] == ["model.onnx"]
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"Sigmoid", "Softmax", "BatchNormalization", "Loop", "If"}
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    for shape in ((1, 2, 64, 64), (2, 2, 48, 112)):
+        image = np.random.default_rng(2).random(shape, np.float32)
+        answers = session.run(["defect", "type"], {"image": image})
+        with torch.no_grad():
+            expected = network(torch.from_numpy(image))
+        assert answers[0].shape == (shape[0], 1, *shape[2:])
+        assert answers[1].shape == (shape[0], len(CASTING_TYPES), *shape[2:])
+        for got, want in zip(answers, expected, strict=True):
+            assert np.allclose(got, want.numpy(), atol=1e-3)
+    assert isinstance(network, CastingNet)
+
+
+def _shipped() -> Path:
+    return engine_folder("castings-xray")
+
+
+def test_shipped_bundle_is_sealed_and_says_what_it_is() -> None:
+    bundle = load(_shipped())
+    assert bundle.types == CASTING_TYPES
+    assert bundle.qualified.polarity == "bright_void"
+    assert (bundle.folder / "model.onnx").stat().st_size < 2_000_000
+    card = (bundle.folder / "card.md").read_text(encoding="utf-8")
+    assert "trained and tested on simulated pictures only" in card
+    evaluated = bundle.certificate["mixture"]
+    tuned: dict[str, Any] = bundle.certificate["tuning_seeds"]
+    assert evaluated["seeds"][0] >= pictures.EVALUATION_SEEDS_FROM > max(max(span) for span in tuned.values())
+    for name in bundle.types:
+        figures = evaluated["types"][name]["recall"]
+        low, high = certify.clopper_pearson(figures["k"], figures["n"])
+        assert figures["ci95"] == [round(low, 4), round(high, 4)]
+        assert f"| {name} |" in card
+
+
+def test_shipped_bundle_judges_the_conveyor_well() -> None:
+    """On conveyor seeds that belong to no certificate: nothing on sound parts, every crack, areas within 30 %."""
+    figures = certify.evaluate_conveyor(_shipped(), range(870_000, 870_024), threads=1)
+    assert figures["sound_without_region"]["k"] == 6
+    assert figures["cracks_called_crack"]["k"] == 6
+    assert figures["pores_found"]["rejectable"]["value"] >= 0.98
+    assert figures["pores_found"]["acceptable"]["value"] >= 0.9
+    low, _, high = figures["area_ratio_min_median_max"]["rejectable"]
+    assert 0.7 <= low <= high <= 1.3
+
+
+def test_evaluate_reports_every_type_and_refuses_used_seeds() -> None:
+    figures = train.evaluate(_shipped(), range(860_000, 860_030), threads=1)
+    assert figures["pictures"] == 30
+    assert set(figures["types"]) == set(CASTING_TYPES)
+    assert sum(entry["recall"]["n"] for entry in figures["types"].values()) > 10
+    assert 0.4 < figures["defect_iou"] <= 1.0
+    assert figures["recall_worst"][1] <= figures["recall_mean"]
+    with pytest.raises(UsageError, match="850000"):
+        train.evaluate(_shipped(), range(100))
+    with pytest.raises(UsageError):
+        train.evaluate(_shipped(), [])
+
+
+def test_a_changed_byte_in_the_shipped_bundle_is_noticed(tmp_path: Path) -> None:
+    for path in _shipped().iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = (tmp_path / "thresholds.json").read_text(encoding="utf-8")
+    (tmp_path / "thresholds.json").write_text(text.replace('"seed": 0.', '"seed": 0.0', 1), encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"thresholds\.json"):
+        load(tmp_path)
