@@ -200,6 +200,13 @@ def test_an_announced_permit_cannot_be_revoked() -> None:
         gate.revoke("a", 2)
 
 
+def test_a_trigger_of_unknown_age_ends_at_once() -> None:
+    gate = gate_at_work()
+    assert gate.open("a", 1, 0, UTC, 0, fresh=False) is not None
+    assert gate.permit("a", 1, 1).reason == "ALREADY_ENDED"
+    assert [e.answer.reason for e in gate.take_ended()] == ["STALLED"]
+
+
 def test_bugs_of_the_caller_are_refused() -> None:
     gate = gate_at_work()
     opened(gate, "a", 1, 0)

@@ -55,6 +55,24 @@ def test_a_ticket_lives_until_its_record_is_stored(bank: MemoryBank) -> None:
     assert bank.open_ticket(ticket, "cell-1") is False, "a stored trigger must not be opened again"
 
 
+def test_what_was_intended_survives_until_it_is_stored(bank: MemoryBank) -> None:
+    """The draft is durable before the gate may open, whether or not the ticket was noted first."""
+    noted, early = make_ticket(1), make_ticket(2)
+    bank.open_ticket(noted, "cell-1")
+    assert bank.unfinished_tickets()[0].draft is None
+    for ticket in (noted, early):
+        assert bank.intend(ticket, "cell-1", {"part_id": ticket.part_id, "outcome": "PASS"}) is True
+    assert bank.open_ticket(early, "cell-1") is False, "the draft must not be lost to the late note"
+    drafts = [entry.draft for entry in bank.unfinished_tickets()]
+    assert sorted(draft["part_id"] for draft in drafts if draft is not None) == [1, 2]
+    bank.store(make_record(noted), "a", b"x")
+    assert [entry.record_id for entry in bank.unfinished_tickets()] == [early.record_id]
+    assert bank.intend(noted, "cell-1", {}) is False
+    assert bank.counts().open_tickets == 1
+    with pytest.raises(ValueError, match="JSON"):
+        bank.intend(early, "cell-1", {"x": float("nan")})
+
+
 def test_storing_twice_changes_nothing(bank: MemoryBank) -> None:
     ticket = make_ticket()
     assert bank.store(make_record(ticket), "a", b"first") is True
@@ -278,7 +296,9 @@ def test_no_room_for_the_file_to_grow(tmp_path: Path) -> None:
 @pytest.mark.needs("root")
 def test_a_full_disk(tmp_path: Path) -> None:
     """A real file system of one megabyte, in a mount namespace of its own; room is made afterwards."""
-    trial = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True)
+    trial = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True, check=False
+    )
     if trial.returncode != 0:
         pytest.skip("this container does not let root mount a file system")
     script = f"""

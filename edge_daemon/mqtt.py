@@ -1,0 +1,260 @@
+"""One MQTT connection and where it goes: options, topics, secrets, TLS, and the bytes of QoS 1.
+
+Where it stands: below ``publish.py``, which decides what is sent when. Uses paho-mqtt 2 without its thread, its
+reconnecting and its queue: a ``Connection`` is opened once, pumped by its owner's thread, and thrown away when it ends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import selectors
+import socket
+import ssl
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from .errors import ConfigError
+
+__all__ = ["Connection", "ConnectionOver", "MqttOptions"]
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MqttOptions:
+    """Where and how to deliver. Checked when made: ConfigError names the key.
+
+    topic_root: ``{enterprise}/{site}/{area}/{line}/{cell}``, five names. version: 5 or 311 (3.1.1).
+    ca_file: turns TLS on; a PEM file, or ``"system"`` for the certificates of the operating system.
+    cert_file, key_file: the client's own certificate, both or neither. password_file: its first line is the password.
+    insecure: allows plain text to a host that is not loopback. client_id: ``""`` makes one from the topic root.
+    """
+
+    host: str
+    topic_root: str
+    port: int = 1883
+    version: int = 5
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    insecure: bool = False
+    keepalive_s: int = 10
+    client_id: str = ""
+
+    def __post_init__(self) -> None:
+        levels = self.topic_root.split("/")
+        if len(levels) != 5 or not all(levels) or any(c in self.topic_root for c in "+#\0") or levels[0][0] == "$":
+            raise ConfigError(
+                f"mqtt.topic_root = {self.topic_root!r} is not five names",
+                hint="write {enterprise}/{site}/{area}/{line}/{cell} without + and #, such as acme/york/cast/l1/xray",
+            )
+        if not self.host:
+            raise ConfigError("mqtt.host is empty", hint="name the broker, for example 127.0.0.1")
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"mqtt.port = {self.port} is no port", hint="1883 is usual, 8883 with TLS")
+        if self.version not in (5, 311):
+            raise ConfigError(f"mqtt.version = {self.version} is unknown", hint="5, or 311 for MQTT 3.1.1")
+        if not 2 <= self.keepalive_s <= 3600:
+            raise ConfigError(f"mqtt.keepalive = {self.keepalive_s} s is out of range", hint="2 s to 3600 s")
+        if self.password_file is not None and self.username is None:
+            raise ConfigError("mqtt.password_file is given without mqtt.username", hint="give both")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ConfigError("mqtt.cert_file and mqtt.key_file belong together", hint="give both or neither")
+        if self.cert_file is not None and self.ca_file is None:
+            raise ConfigError("mqtt.cert_file is given without mqtt.ca_file", hint="ca_file turns TLS on")
+        if self.ca_file is None and not self.insecure and not _is_loopback(self.host):
+            raise ConfigError(
+                f"mqtt.host = {self.host!r} would be reached in plain text",
+                code="INSECURE",
+                hint="give mqtt.ca_file (TLS), or say insecure = true",
+            )
+
+    def topic(self, kind: str) -> str:
+        """The topic of ``result``, ``state``, ``event`` or ``command``."""
+        return f"{self.topic_root}/inspection/{kind}"
+
+    def password(self) -> str | None:
+        """The first line of the password file, read anew each time; None without one. Raises ConfigError."""
+        if self.password_file is None:
+            return None
+        path = Path(self.password_file)
+        try:
+            if path.stat().st_mode & stat.S_IROTH:
+                raise ConfigError(
+                    f"mqtt.password_file {path} can be read by everybody", code="SECRET", hint=f"chmod 640 {path}"
+                )
+            return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"mqtt.password_file cannot be read: {error}", hint="check its name and owner") from error
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """TLS settings (1.2 or newer, host name checked), or None for plain text. Raises ConfigError."""
+        if self.ca_file is None:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=None if self.ca_file == "system" else self.ca_file)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.cert_file is not None:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except OSError as error:  # ssl.SSLError is one
+            files = ", ".join(name for name in (self.ca_file, self.cert_file, self.key_file) if name)
+            raise ConfigError(f"mqtt: certificates cannot be used: {error}", hint=f"check {files}") from error
+        return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class ConnectionOver(Exception):
+    """A connection has ended, and why; ``refused``: the broker said no to the login."""
+
+    def __init__(self, why: str, *, refused: bool = False) -> None:
+        super().__init__(why)
+        self.refused = refused
+
+
+class Connection:
+    """One connection to the broker, driven by the caller's thread alone, so that there is nothing to lock.
+
+    Opens at once (at most CONNECT_TIMEOUT_S); raises OSError when nobody is there, ConfigError for unusable secrets.
+
+    accepted: the login is through. window: messages the broker takes without a PUBACK in between.
+    in_flight: message id -> when it was sent (CLOCK_MONOTONIC, s), for each without an answer.
+    acked / refusals: message ids answered; the owner empties both.
+    """
+
+    def __init__(self, options: MqttOptions, will: bytes, *, ack_timeout_s: float) -> None:
+        self.accepted = False
+        self.window = 0
+        self.in_flight: dict[int, float] = {}
+        self.acked: list[int] = []
+        self.refusals: list[tuple[int, str]] = []
+        self._ack_timeout_s = ack_timeout_s
+        # paho looks at its keepalive only when told to, so it must be told several times within one.
+        self._longest_wait_s = options.keepalive_s / 4
+        self._failure: ConnectionOver | None = None
+        self._v5 = options.version == 5
+        client = self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=options.client_id or "edge-daemon-" + options.topic_root.replace("/", "-"),
+            protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
+            clean_session=None if self._v5 else True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(0)  # the owner keeps the window; nothing may wait unseen inside paho
+        client.on_connect = self._on_connect
+        client.on_publish = self._on_publish
+        client.on_disconnect = self._on_disconnect
+        try:
+            client.will_set(options.topic("state"), will, qos=1, retain=True)
+            if options.username is not None:
+                client.username_pw_set(options.username, options.password())
+            context = options.tls_context()
+            if context is not None:
+                client.tls_set_context(context)
+            self._opened_s = time.monotonic()
+            if self._v5:
+                client.connect(options.host, options.port, options.keepalive_s, clean_start=True)
+            else:
+                client.connect(options.host, options.port, options.keepalive_s)
+        except BaseException:
+            self.close(politely=False)
+            raise
+
+    def pump(self, timeout_s: float, wake: socket.socket) -> None:
+        """Move bytes for at most ``timeout_s``, or until ``wake`` can be read. Raises ConnectionOver."""
+        sock: Any = self._client.socket()
+        if sock is None:
+            raise self._failure or ConnectionOver("the connection was closed")
+        # TLS: bytes may wait inside the socket object, where the kernel cannot see them.
+        buffered = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        with selectors.PollSelector() as selector:
+            selector.register(wake, selectors.EVENT_READ)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._client.want_write() else 0)
+            selector.register(sock, events)
+            ready = {
+                key.fd: mask for key, mask in selector.select(0 if buffered else min(timeout_s, self._longest_wait_s))
+            }
+        if wake.fileno() in ready:
+            wake.recv(4096)
+        mask = ready.get(sock.fileno(), 0)
+        if buffered or mask & selectors.EVENT_READ:
+            self._check(self._client.loop_read())
+        if mask & selectors.EVENT_WRITE:
+            self._check(self._client.loop_write())
+        self._check(self._client.loop_misc())
+        now_s = time.monotonic()
+        if not self.accepted and now_s - self._opened_s > CONNECT_TIMEOUT_S:
+            raise ConnectionOver("the broker took the connection but does not answer")
+        if self.in_flight and now_s - min(self.in_flight.values()) > self._ack_timeout_s:
+            raise ConnectionOver(f"the broker has not acknowledged a message for {self._ack_timeout_s:g} s")
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
+        """Hand one QoS 1 message over; the message id its answer will carry. Raises ConnectionOver."""
+        properties = None
+        if self._v5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.ContentType = "application/json"
+        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        self._check(info.rc)
+        self.in_flight[info.mid] = time.monotonic()
+        return info.mid
+
+    def close(self, *, politely: bool) -> None:
+        """End the connection; only a polite end keeps the broker from sending the last will. Call once, at the end."""
+        client = self._client
+        if politely:
+            client.disconnect()
+        sock = client.socket()
+        if sock is not None:
+            sock.close()
+        # The callbacks tie client and connection into a ring; without it paho's own sockets close right here.
+        client.on_connect = client.on_publish = client.on_disconnect = None
+
+    def _check(self, code: MQTTErrorCode) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            text = paho.error_string(code).rstrip(".")
+            raise ConnectionOver(f"{text[0].lower()}{text[1:]} ({code.name})")
+
+    def _on_connect(
+        self, _client: paho.Client, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._failure = ConnectionOver(f"the broker refuses the login: {reason}", refused=True)
+            return
+        self.accepted = True
+        self.window = int(getattr(properties, "ReceiveMaximum", 65535))
+
+    def _on_disconnect(
+        self, _client: paho.Client, _data: object, flags: Any, reason: ReasonCode, _properties: object
+    ) -> None:
+        if self._failure is None and flags.is_disconnect_packet_from_server:
+            self._failure = ConnectionOver(f"the broker ended the connection: {reason}")
+
+    def _on_publish(
+        self, _client: paho.Client, _data: object, mid: int, reason: ReasonCode, _properties: object
+    ) -> None:
+        if self.in_flight.pop(mid, None) is None:
+            return  # answered twice: counted once
+        if reason.is_failure:
+            self.refusals.append((mid, str(reason)))
+        else:
+            self.acked.append(mid)

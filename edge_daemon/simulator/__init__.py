@@ -1,0 +1,37 @@
+"""Radiographs that come with their truth: what training learns from, what the demo's conveyor shows, what the synthetic
+reference plates are made of. NumPy and OpenCV only; nothing at run time imports it.
+
+>>> picture = conveyor_part(7, "crack")
+>>> picture.pixels.shape, picture.defects[0].type
+((512, 512), 'crack')
+"""
+
+from __future__ import annotations
+
+from .discontinuities import CASTING_TYPES
+from .physics import Exposure
+from .scenes import (
+    CONVEYOR_REFERENCE,
+    PlacedDefect,
+    PlannedDefect,
+    Radiograph,
+    Structure,
+    conveyor_part,
+    plate_area_pct,
+    reference_plate,
+    simulate,
+)
+
+__all__ = [
+    "CASTING_TYPES",
+    "CONVEYOR_REFERENCE",
+    "Exposure",
+    "PlacedDefect",
+    "PlannedDefect",
+    "Radiograph",
+    "Structure",
+    "conveyor_part",
+    "plate_area_pct",
+    "reference_plate",
+    "simulate",
+]

@@ -1,0 +1,378 @@
+"""Pictures with their truth: random castings for training, the demo's conveyor part, and graded reference plates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from ..records import read_only
+from . import parts
+from .discontinuities import CASTING_TYPES, Piece, ball, draw, random_size_mm
+from .physics import Exposure, expose, random_exposure
+
+__all__ = ["CONVEYOR_REFERENCE", "PlacedDefect", "PlannedDefect", "Radiograph", "Structure", "conveyor_part",
+           "plate_area_pct", "reference_plate", "simulate"]  # fmt: skip
+
+Structure = Literal["random", "casting", "plate", "housing"]
+
+#: What the conveyor's parts are meant to be judged against: type and level of a reference plate.
+CONVEYOR_REFERENCE = ("gas_porosity_round", 5)
+
+# Metal thinner than this carries no discontinuity: it is outline, not wall.
+_LEAST_WALL_MM = 0.6
+# A void may not reach through: its path stays below this share of the metal at every pixel.
+_MOST_OF_WALL = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDefect:
+    """What to plant. size_mm: largest extent (of the field for porosity). depth_mm: largest path change along the ray;
+    None draws one. at_px: (x, y) of its centre; None chooses a place in the metal."""
+
+    type: str
+    size_mm: float
+    depth_mm: float | None = None
+    at_px: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedDefect:
+    """What was planted. depth_mm: largest path change really made, mm of aluminium. bbox_px: x, y, w, h of its label
+    pixels. area_mm2: the pixels it added to its label, times the
+    pixel area."""
+
+    type: str
+    size_mm: float
+    depth_mm: float
+    bbox_px: tuple[int, int, int, int]
+    area_mm2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Radiograph:
+    """One simulated picture and the truth about it; arrays are read-only.
+
+    pixels: uint8 or uint16 (H, W), voids bright. labels: uint8 (H, W), 0 sound, k + 1 where ``CASTING_TYPES[k]`` casts
+    its shadow. signal, noise: float32 (H, W) in grey levels of an 8-bit picture: the noise-free change made by the
+    discontinuities and the standard deviation of the noise, which together say what can be seen at all.
+    """
+
+    pixels: NDArray[Any]
+    labels: NDArray[np.uint8]
+    mm_per_px: float
+    defects: tuple[PlacedDefect, ...]
+    signal: NDArray[np.float32]
+    noise: NDArray[np.float32]
+
+
+class _Bench:
+    """A part being spoilt: metal, what is missing from it, and the labels."""
+
+    def __init__(self, thickness_mm: NDArray[np.float32], mm_per_px: float) -> None:
+        self.thickness_mm = thickness_mm
+        self.size_px: tuple[int, int] = (thickness_mm.shape[0], thickness_mm.shape[1])
+        self.mm_per_px = mm_per_px
+        self.missing_mm = np.zeros_like(thickness_mm)
+        self.labels = np.zeros(thickness_mm.shape, np.uint8)
+        self.defects: list[PlacedDefect] = []
+
+    def plant(self, type_id: str, size_mm: float, pieces: Sequence[Piece], at_px: tuple[int, int]) -> float:
+        """Take the pieces out of the metal around ``at_px`` (x, y); returns the labelled area in mm2, 0 if none."""
+        label = CASTING_TYPES.index(type_id) + 1
+        height, width = self.size_px
+        boxes: list[tuple[int, int, int, int]] = []
+        depth, count = 0.0, 0
+        for piece in pieces:
+            top, left = at_px[1] + piece.y_px, at_px[0] + piece.x_px
+            bottom, right = top + piece.path_mm.shape[0], left + piece.path_mm.shape[1]
+            y0, x0, y1, x1 = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+            if y0 >= y1 or x0 >= x1:
+                continue
+            inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+            outer = np.s_[y0:y1, x0:x1]
+            metal = self.thickness_mm[outer]
+            solid = metal >= _LEAST_WALL_MM
+            path = np.where(solid, piece.path_mm[inner], np.float32(0.0))
+            mask = piece.mask[inner] & solid
+            if not mask.any():
+                continue
+            missing = self.missing_mm[outer]
+            np.minimum(missing + path, metal * np.float32(_MOST_OF_WALL), out=missing)
+            # Overlapping pieces are one shadow.
+            count += int((mask & (self.labels[outer] != label)).sum())
+            self.labels[outer][mask] = label
+            depth = max(depth, float(np.abs(path).max()))
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            boxes.append((x0 + int(columns[0]), y0 + int(rows[0]), x0 + int(columns[-1]) + 1, y0 + int(rows[-1]) + 1))
+        if not boxes:
+            return 0.0
+        left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+        right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
+        area = count * self.mm_per_px**2
+        self.defects.append(PlacedDefect(type_id, size_mm, depth, (left, top, right - left, bottom - top), area))
+        return area
+
+    def take(self, rng: np.random.Generator, exposure: Exposure) -> Radiograph:
+        exposed = expose(rng, self.thickness_mm, self.missing_mm, exposure)
+        return Radiograph(read_only(exposed.pixels), read_only(self.labels), self.mm_per_px, tuple(self.defects),
+                          read_only(exposed.signal), read_only(exposed.noise))  # fmt: skip
+
+
+def _check(size_px: tuple[int, int], mm_per_px: float) -> None:
+    if min(size_px) < 16 or max(size_px) > 8192:
+        raise UsageError(f"{size_px[0]} x {size_px[1]} px cannot be simulated", hint="16 to 8192 px a side")
+    if not 0.01 <= mm_per_px <= 1.0:
+        raise UsageError(f"a scale of {mm_per_px} mm/px cannot be simulated", hint="0.01 to 1 mm/px")
+
+
+def simulate(
+    seed: int, *, size_px: tuple[int, int] = (512, 512), mm_per_px: float = 0.1,
+    defects: Sequence[PlannedDefect] | None = None, structure: Structure = "random", exposure: Exposure | None = None,
+) -> Radiograph:  # fmt: skip
+    """One radiograph, the same for the same arguments on the same NumPy and OpenCV.
+
+    size_px: (height, width). defects: what to plant; None draws none to four of any type. structure: ``casting`` is a
+    part that nobody designed, ``plate`` a flat plate, ``housing`` the conveyor's part in any pose, ``random`` one of
+    them. Raises UsageError for a size, scale or type that cannot be simulated.
+    """
+    _check(size_px, mm_per_px)
+    rng = np.random.default_rng(seed)
+    if structure == "random":
+        structures: tuple[Structure, ...] = ("casting", "plate", "housing")
+        structure = structures[int(rng.choice(3, p=[0.62, 0.13, 0.25]))]
+    if structure == "plate":
+        wall = float(rng.uniform(4.0, 14.0))
+        thickness = parts.flat_plate(size_px, wall)
+    elif structure == "housing":
+        wall = parts.HOUSING_WALL_MM
+        thickness = _posed_housing(rng, size_px, mm_per_px)
+    else:
+        thickness, wall = parts.random_casting(rng, size_px, mm_per_px)
+    bench = _Bench(thickness, mm_per_px)
+    if defects is None:
+        number = int(rng.choice(5, p=[0.22, 0.28, 0.24, 0.16, 0.10]))
+        kinds = [CASTING_TYPES[int(k)] for k in rng.integers(0, len(CASTING_TYPES), number)]
+        defects = [PlannedDefect(kind, random_size_mm(kind, rng)[0]) for kind in kinds]
+    solid = np.flatnonzero(thickness >= max(_LEAST_WALL_MM, 0.5 * wall))
+    for planned in defects:
+        if planned.at_px is not None:
+            at = planned.at_px
+        elif len(solid):
+            place = int(solid[int(rng.integers(0, len(solid)))])
+            at = (place % size_px[1], place // size_px[1])
+        else:
+            continue
+        x, y = min(max(at[0], 0), size_px[1] - 1), min(max(at[1], 0), size_px[0] - 1)
+        metal = float(thickness[y, x])
+        depth = planned.depth_mm if planned.depth_mm is not None else random_size_mm(planned.type, rng)[1] * metal
+        pieces = draw(planned.type, rng, planned.size_mm, depth, mm_per_px)
+        bench.plant(planned.type, planned.size_mm, pieces, at)
+    return bench.take(rng, exposure or random_exposure(rng, wall))
+
+
+def _posed_housing(rng: np.random.Generator, size_px: tuple[int, int], mm_per_px: float) -> NDArray[np.float32]:
+    """The conveyor's part in any pose, mostly near a quarter turn, and not quite in its own size."""
+    zoom = float(rng.uniform(0.8, 1.35))
+    shift = rng.uniform(-0.35, 0.35, 2) * max(0.0, 54.0 * zoom - 0.5 * max(size_px) * mm_per_px)
+    if rng.random() < 0.7:
+        turn = float(rng.choice([0, 90, 180, 270]) + rng.normal(0.0, 4.0))
+    else:
+        turn = float(rng.uniform(0, 360))
+    return parts.housing(size_px, mm_per_px, shift_mm=(float(shift[0]), float(shift[1])), turn_deg=turn, zoom=zoom)
+
+
+def conveyor_part(
+    seed: int, kind: Literal["sound", "acceptable", "rejectable", "crack"], *, size_px: tuple[int, int] = (512, 512),
+    mm_per_px: float = 0.1,
+) -> Radiograph:  # fmt: skip
+    """One housing as it comes down the conveyor: always the same design, small differences of pose and exposure.
+
+    kind: ``sound`` nothing planted; ``acceptable`` 4 to 7 small, separate round pores, far below the reference plate
+    ``CONVEYOR_REFERENCE``; ``rejectable`` a field of round pores with at least three times the plate's worst
+    12.7 mm window; ``crack`` one crack of 8 to 15 mm. Everything lies in the 6 mm wall, clear of ribs and edges.
+    """
+    _check(size_px, mm_per_px)
+    rng = np.random.default_rng(seed)
+    shift = rng.uniform(-1.0, 1.0, 2)
+    thickness = parts.housing(
+        size_px, mm_per_px, shift_mm=(float(shift[0]), float(shift[1])), turn_deg=float(rng.uniform(-2.0, 2.0))
+    )
+    exposure = Exposure(
+        tube_kv=85.0,
+        wall_grey=float(rng.uniform(0.43, 0.47)),
+        scatter_ratio=float(rng.uniform(0.15, 0.25)),
+        quanta=float(rng.uniform(24000, 32000)),
+        vignetting=0.05,
+    )
+    bench = _Bench(thickness, mm_per_px)
+    if kind == "acceptable":
+        _pores(rng, bench, number=int(rng.integers(4, 8)), diameter_mm=(0.50, 0.66), apart_mm=4.5, within_mm=None)
+    elif kind == "rejectable":
+        limit_mm2 = plate_area_pct(*CONVEYOR_REFERENCE) / 100 * _WINDOW_MM**2 * _WORST_OVER_MEAN
+        number = round(3.6 * limit_mm2 / (np.pi / 4 * 1.1**2))
+        _pores(rng, bench, number=number, diameter_mm=(1.0, 1.25), apart_mm=1.7, within_mm=11.0)
+    elif kind == "crack":
+        _conveyor_crack(rng, bench)
+    elif kind != "sound":
+        raise UsageError(f"no conveyor part of kind {kind!r}", hint="sound, acceptable, rejectable or crack")
+    return bench.take(rng, exposure)
+
+
+def _flat_wall(bench: _Bench, clear_mm: float) -> NDArray[np.int64]:
+    """Flat indices of the pixels in the plain wall at least ``clear_mm`` from anything else, the picture's edge too."""
+    flat = (np.abs(bench.thickness_mm - np.float32(parts.HOUSING_WALL_MM)) < 0.02).astype(np.uint8)
+    flat[[0, -1]] = 0
+    flat[:, [0, -1]] = 0
+    away = cv2.distanceTransform(flat, cv2.DIST_L2, 3)
+    places = np.flatnonzero(away > clear_mm / bench.mm_per_px)
+    if not len(places):
+        raise UsageError("no plain wall to plant a defect in is in sight", hint="show at least 30 mm of the part")
+    return places
+
+
+def _pores(
+    rng: np.random.Generator, bench: _Bench, *, number: int, diameter_mm: tuple[float, float], apart_mm: float,
+    within_mm: float | None,
+) -> None:  # fmt: skip
+    """Plant separate round pores in the plain wall, inside a square of ``within_mm`` around the first where given."""
+    px, width = bench.mm_per_px, bench.size_px[1]
+    places = _flat_wall(bench, 1.3)
+    y, x = places // width, places % width
+    if within_mm is not None:
+        # The square sits where the wall has most room: the candidate with most plain wall around it, of eight.
+        half = within_mm / 2 / px
+        best = -1
+        for first in rng.integers(0, len(places), 8).tolist():
+            near = (np.abs(y - y[first]) <= half) & (np.abs(x - x[first]) <= half)
+            if int(near.sum()) > best:
+                best, chosen = int(near.sum()), near
+        y, x = y[chosen], x[chosen]
+    taken: list[tuple[int, int]] = []
+    for _ in range(60 * number):
+        if len(taken) == number:
+            break
+        pick = int(rng.integers(0, len(y)))
+        here = (int(y[pick]), int(x[pick]))
+        if all((here[0] - a) ** 2 + (here[1] - b) ** 2 >= (apart_mm / px) ** 2 for a, b in taken):
+            taken.append(here)
+    corner = (min(b for _, b in taken), min(a for a, _ in taken))
+    pieces = []
+    for a, b in taken:
+        pore = float(rng.uniform(*diameter_mm))
+        pieces.append(ball(rng, pore, pore * rng.uniform(0.92, 1.0), pore * 1.1, rng.uniform(0, np.pi), px,
+                           a - corner[1], b - corner[0]))  # fmt: skip
+    bench.plant("gas_porosity_round", within_mm or float(np.ptp(places // width) * px), pieces, corner)
+
+
+def _conveyor_crack(rng: np.random.Generator, bench: _Bench) -> None:
+    """One crack that stays in the plain wall: drawn again until at least nine tenths of its label lie there."""
+    width = bench.size_px[1]
+    places = _flat_wall(bench, 0.4)
+    plain = np.zeros(bench.size_px, bool)
+    plain.flat[places] = True
+    best: tuple[float, float, list[Piece], tuple[int, int]] | None = None
+    for _ in range(12):
+        size = float(rng.uniform(8.0, 15.0))
+        pieces = draw("crack", rng, size, float(rng.uniform(1.7, 2.4)), bench.mm_per_px)
+        mask = pieces[0].mask
+        for _ in range(6):
+            place = int(places[int(rng.integers(0, len(places)))])
+            at = (place % width, place // width)
+            top, left = at[1] + pieces[0].y_px, at[0] + pieces[0].x_px
+            inside = top >= 0 and left >= 0
+            ground = plain[top : top + mask.shape[0], left : left + mask.shape[1]] if inside else plain[:0]
+            share = float(ground[mask].mean()) if ground.shape == mask.shape else 0.0
+            if best is None or share > best[0]:
+                best = (share, size, pieces, at)
+        if best is not None and best[0] >= 0.97:
+            break
+    assert best is not None
+    bench.plant("crack", best[1], best[2], best[3])
+
+
+_WINDOW_MM = 12.7
+# The plates' pores lie at random; their worst 12.7 mm window holds up to this many times the mean of the whole plate.
+_WORST_OVER_MEAN = 3.0
+
+# Aggregate area of level 1 in per cent of the plate, and size in mm of a single discontinuity at levels 1 and 8.
+_GRADES: dict[str, tuple[float, float, float]] = {
+    "gas_hole": (0.20, 1.5, 6.0),
+    "gas_porosity_round": (0.10, 0.45, 1.05),
+    "gas_porosity_elongated": (0.10, 1.2, 3.0),
+    "shrinkage_cavity": (0.20, 2.5, 12.0),
+    "shrinkage_sponge": (0.25, 4.0, 14.0),
+    "shrinkage_dendritic": (0.25, 4.0, 14.0),
+    "shrinkage_filamentary": (0.20, 5.0, 16.0),
+    "foreign_less_dense": (0.15, 1.2, 5.0),
+    "foreign_more_dense": (0.10, 0.8, 3.5),
+    "crack": (0.05, 4.0, 22.0),
+    "cold_shut": (0.15, 6.0, 26.0),
+}
+_PER_LEVEL = 1.55
+
+
+def plate_area_pct(type_id: str, level: int) -> float:
+    """Aggregate area of a reference plate, per cent of its whole area: each level holds 1.55 times the one below."""
+    if type_id not in _GRADES:
+        raise UsageError(f"{type_id!r} is no casting discontinuity", hint=f"one of {', '.join(CASTING_TYPES)}")
+    if not 1 <= level <= 8:
+        raise UsageError(f"no severity level {level}", hint="levels run from 1 to 8")
+    return float(_GRADES[type_id][0] * _PER_LEVEL ** (level - 1))
+
+
+def reference_plate(
+    type: str, level: int, seed: int = 0, *, size_px: tuple[int, int] = (512, 512), mm_per_px: float = 0.1,  # noqa: A002
+) -> Radiograph:  # fmt: skip
+    """A flat 6.35 mm plate that shows one type at one severity level, in a clean exposure.
+
+    Aggregate area follows ``plate_area_pct``; the size of the single discontinuity grows with the level as well. These
+    grades are made up for this product and belong to no standard. Raises UsageError for another type or level.
+    """
+    _check(size_px, mm_per_px)
+    target_pct = plate_area_pct(type, level)
+    smallest, largest = _GRADES[type][1:]
+    size = smallest * (largest / smallest) ** ((level - 1) / 7)
+    rng = np.random.default_rng([seed, CASTING_TYPES.index(type), level])
+    bench = _Bench(parts.flat_plate(size_px), mm_per_px)
+    plate_mm2 = size_px[0] * size_px[1] * mm_per_px**2
+    target_mm2 = target_pct / 100 * plate_mm2
+    margin = min(round(0.55 * size / mm_per_px) + 2, min(size_px) // 3)
+    area, tries = 0.0, 0
+    while area < target_mm2 and tries < 4000:
+        tries += 1
+        at = (int(rng.integers(margin, size_px[1] - margin)), int(rng.integers(margin, size_px[0] - margin)))
+        # The last one is cut to what is still missing, so that the area meets the level closely.
+        own = size * float(rng.uniform(0.85, 1.0))
+        pieces = _graded(type, rng, own, mm_per_px)
+        bigger = sum(int(piece.mask.sum()) for piece in pieces) * mm_per_px**2
+        if bigger > 1.6 * (target_mm2 - area) and tries % 8:
+            continue
+        if any(_touches(bench, piece, at, round(0.4 / mm_per_px)) for piece in pieces) and tries % 60:
+            continue
+        area += bench.plant(type, own, pieces, at)
+    exposure = Exposure(tube_kv=90.0, wall_mm=parts.PLATE_MM, wall_grey=0.56, quanta=30000.0, vignetting=0.03)
+    return bench.take(rng, exposure)
+
+
+def _graded(type_id: str, rng: np.random.Generator, size_mm: float, mm_per_px: float) -> list[Piece]:
+    """One discontinuity of a plate: a single pore for the porosities, else the type's own shape."""
+    if type_id == "gas_porosity_round":
+        return [ball(rng, size_mm, size_mm * rng.uniform(0.92, 1.0), size_mm * 1.1, rng.uniform(0, np.pi), mm_per_px)]
+    if type_id == "gas_porosity_elongated":
+        short = max(0.28, size_mm / 4.5)
+        return [ball(rng, size_mm, short, short * 1.3, 0.6 + 0.25 * rng.standard_normal(), mm_per_px)]
+    depth = parts.PLATE_MM * (0.9 if type_id == "foreign_more_dense" else 0.3)
+    return draw(type_id, rng, size_mm, depth, mm_per_px)
+
+
+def _touches(bench: _Bench, piece: Piece, at_px: tuple[int, int], gap_px: int) -> bool:
+    top, left = at_px[1] + piece.y_px - gap_px, at_px[0] + piece.x_px - gap_px
+    bottom = top + piece.path_mm.shape[0] + 2 * gap_px
+    right = left + piece.path_mm.shape[1] + 2 * gap_px
+    return bool(bench.labels[max(top, 0) : bottom, max(left, 0) : right].any())

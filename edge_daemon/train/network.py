@@ -1,0 +1,108 @@
+"""The network: a small residual U-shape at half resolution, and its way into ONNX.
+
+A 6 x 6 convolution of stride 2 (the same as pixel-unshuffle by 2 and a 3 x 3, without moving the pixels first), three
+halvings, plain 3 x 3 convolutions and ReLU, pixel-shuffle back to full resolution: operators that every ONNX run-time
+and TensorRT 10 take, nothing that depends on the picture's size. Batch normalisation is folded into the convolutions
+on export.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+__all__ = ["MULTIPLE_OF_PX", "CastingNet", "export_onnx", "parameter_count"]
+
+#: Height and width must be multiples of this: the stem and three more halvings.
+MULTIPLE_OF_PX = 16
+
+# Sigmoid(-4) is about the share of defect pixels in a batch, so training starts from the prior.
+_PRIOR_LOGIT = -4.0
+
+
+def _conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.second(self.first(x)))
+
+
+class CastingNet(nn.Module):
+    """(N, 2, H, W) views to defect logits (N, 1, H, W) and type logits (N, types, H, W).
+
+    The type logits are made at a quarter of the resolution and enlarged: a type is a matter of context, an outline is
+    not.
+    """
+
+    def __init__(self, types: int, views: int = 2, widths: tuple[int, int, int, int] = (16, 24, 40, 64)) -> None:
+        super().__init__()
+        self.views = views
+        a, b, c, d = widths
+        self.stem = nn.Sequential(
+            nn.Conv2d(views, a, 6, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True)
+        )
+        self.level_a = _conv(a, a)
+        self.down_b = nn.Sequential(nn.Conv2d(a, b, 2, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+        self.level_b = _Residual(b)
+        self.down_c = nn.Sequential(nn.Conv2d(b, c, 2, stride=2, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True))
+        self.level_c = _Residual(c)
+        self.down_d = nn.Sequential(nn.Conv2d(c, d, 2, stride=2, bias=False), nn.BatchNorm2d(d), nn.ReLU(inplace=True))
+        self.level_d = nn.Sequential(_Residual(d), _Residual(d))
+        self.up_c = nn.ConvTranspose2d(d, c, 2, stride=2)
+        self.join_c = _Residual(c)
+        self.up_b = nn.ConvTranspose2d(c, b, 2, stride=2)
+        self.join_b = _Residual(b)
+        self.up_a = nn.ConvTranspose2d(b, a, 2, stride=2)
+        self.join_a = _Residual(a)
+        self.defect_head = nn.Conv2d(a, 4, 3, padding=1)
+        self.shuffle_out = nn.PixelShuffle(2)
+        self.type_head = nn.Sequential(_conv(b, 32), nn.Conv2d(32, types, 1))
+        self.type_up = nn.Upsample(scale_factor=4, mode="nearest")
+        assert self.defect_head.bias is not None
+        nn.init.constant_(self.defect_head.bias, _PRIOR_LOGIT)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        a = self.level_a(self.stem(image))
+        b = self.level_b(self.down_b(a))
+        c = self.level_c(self.down_c(b))
+        d = self.level_d(self.down_d(c))
+        c = self.join_c(c + self.up_c(d))
+        b = self.join_b(b + self.up_b(c))
+        a = self.join_a(a + self.up_a(b))
+        return self.shuffle_out(self.defect_head(a)), self.type_up(self.type_head(b))
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def export_onnx(network: CastingNet, path: Path) -> None:
+    """Write one self-contained ONNX file (opset 17): ``image`` float32 (N, C, H, W) to ``defect`` and ``type`` logits,
+    N, H and W free. The network is not modified."""
+    import onnx
+
+    still = copy.deepcopy(network).eval().cpu().float()
+    example = torch.zeros(1, still.views, 4 * MULTIPLE_OF_PX, 4 * MULTIPLE_OF_PX)
+    free = {0: "N", 2: "H", 3: "W"}
+    torch.onnx.export(
+        still, (example,), str(path), opset_version=17, dynamo=False, do_constant_folding=True,
+        input_names=["image"], output_names=["defect", "type"],
+        dynamic_axes={"image": free, "defect": free, "type": free},
+    )  # fmt: skip
+    model = onnx.load(str(path))
+    onnx.checker.check_model(model, full_check=True)
+    model.producer_name, model.doc_string = "edge_daemon.train", ""
+    onnx.save(model, str(path))
