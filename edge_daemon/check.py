@@ -90,7 +90,8 @@ def _engine(config: DaemonConfig) -> str:
         looked_s = time.perf_counter() - started_s
         plates = sum(len(reference.images) for reference in station.references.values())
         timing = f", {1000 * looked_s / plates:.0f} ms a picture" if plates else ""
-        return f"recipe {station.name} on {station.engine.name} ({station.engine.backend}){timing}; {plates} plates measured"
+        engine = f"{station.engine.name} ({station.engine.backend})"
+        return f"recipe {station.name} on {engine}{timing}; {plates} plates measured"
     finally:
         station.engine.close()
 

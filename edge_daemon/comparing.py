@@ -62,8 +62,8 @@ def judge_labels(
 ) -> dict[str, Any]:
     """Judge a label image against another; returns the object of ``judge --json``.
 
-    part, reference: uint8 (H, W), 0 sound, 1..254 types, 255 unknown (INCONCLUSIVE at best in the part; sets no limit in
-    the reference). Sizes may differ. A type without reference pixels has limit 0 and ratio null: any of it fails.
+    part, reference: uint8 (H, W), 0 sound, 1..254 types, 255 unknown (INCONCLUSIVE at best in the part; sets no limit
+    in the reference). Sizes may differ. A type without reference pixels has limit 0 and ratio null: any of it fails.
     """
     coarse = max(*part_scale.both, *reference_scale.both)
     known_reference = np.where(reference == UNKNOWN_LABEL, np.uint8(0), reference).astype(np.uint8)

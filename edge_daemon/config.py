@@ -25,11 +25,13 @@ KEEP = ("not_pass", "all", "none")
 @dataclass(frozen=True, slots=True)
 class CameraConfig:
     """max_delay_s: a frame that comes later than this after its trigger may show another part, so it is not judged.
+    max_early_s: a camera triggered by wire may deliver its frame this long before the PLC's telegram reaches us.
     frozen_after: identical frames in a row that mean a frozen camera, 0 = never. width_px/height_px: expected size."""
 
     kind: str
     options: BaslerOptions | AravisOptions | VideoOptions | FolderOptions
     max_delay_s: float
+    max_early_s: float
     frozen_after: int
     size_px: tuple[int, int] | None
 
@@ -86,9 +88,7 @@ class DaemonConfig:
     sha256: str
 
 
-def _camera_options(
-    table: Settings, kind: str
-) -> BaslerOptions | AravisOptions | VideoOptions | FolderOptions:
+def _camera_options(table: Settings, kind: str) -> BaslerOptions | AravisOptions | VideoOptions | FolderOptions:
     if kind == "folder":
         return FolderOptions(
             folder=table.file("folder"),
@@ -144,10 +144,15 @@ def _camera(table: Settings, deadline_s: float) -> CameraConfig:
     max_delay_s = table.duration_s("max_delay", min(0.2, deadline_s), low=0.001, high=60)
     if max_delay_s > deadline_s:
         raise table.error("max_delay", f"is longer than the deadline of {deadline_s:g} s")
+    options = _checked(table, "kind", lambda: _camera_options(table, kind))
+    max_early_s = table.duration_s("max_early", 0.0, high=1.0)
+    if max_early_s and getattr(options, "trigger", "") == "software":
+        raise table.error("max_early", "goes with a camera that is not triggered by us", hint='trigger = "hardware"')
     return CameraConfig(
         kind=kind,
-        options=_checked(table, "kind", lambda: _camera_options(table, kind)),
+        options=options,
         max_delay_s=max_delay_s,
+        max_early_s=max_early_s,
         frozen_after=table.integer("frozen_after", 3, low=0, high=1000),
         size_px=None if width is None else (width, height),
     )
@@ -231,7 +236,16 @@ def load_config(path: Path) -> DaemonConfig:
         port=watch_table.integer("port", 9464, low=0, high=65535),
         self_test_s=watch_table.duration_s("self_test", 60.0, low=1, high=86400),
     )
-    for table in (station_table, line_table, camera_table, engine_table, mqtt_table, memory_table, watch_table, settings):
+    for table in (
+        station_table,
+        line_table,
+        camera_table,
+        engine_table,
+        mqtt_table,
+        memory_table,
+        watch_table,
+        settings,
+    ):
         if table is not None:
             table.close()
     return DaemonConfig(path, station, recipe, camera, engine, line, mqtt, memory, watch, settings.sha256)

@@ -41,7 +41,7 @@ _STOP_S = 10.0
 
 
 def build_station(config: DaemonConfig) -> Station:
-    """Load recipe, engine and references, and measure the limits. Everything is verified before anything is returned."""
+    """Load recipe, engine and references, and measure the limits; nothing is returned that was not verified."""
     recipe = load_recipe(config.recipe)
     bundle = load(engine_folder(recipe.engine, recipe.engine_base))
     engine = open_engine(bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache)

@@ -55,9 +55,17 @@ _PARSE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, Arith
 #: The warning filters belong to the whole process: one thread at a time may change them.
 _WARNINGS_LOCK = threading.Lock()
 
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    # What OpenCV would write to stderr about a bad file or camera is said once, by our own errors.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+def quiet_opencv() -> None:
+    """Stop OpenCV's own lines on stderr about a bad file or camera: our errors say it, once.
+
+    For the whole process; the environment variable OPENCV_LOG_LEVEL overrules it.
+    """
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+quiet_opencv()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +163,8 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"cannot make the folder {folder}: {error.strerror or error}", hint="name one that may be made and written to"
+            f"cannot make the folder {folder}: {error.strerror or error}",
+            hint="name one that may be made and written to",
         ) from error
     return folder
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6, socket
+from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any, Literal
 
 from prometheus_client import (
@@ -82,6 +82,7 @@ METRICS: tuple[MetricDoc, ...] = (
     MetricDoc("edge_line_protocol_errors_total", "counter", (), "Broken telegrams or frames on the serial line."),
     MetricDoc("edge_tickets_ended_total", "counter", ("reason",), "Tickets that ended without a permit, by reason."),
     MetricDoc("edge_engine_info", "gauge", ("name", "sha256", "backend"), "Always 1; the engine that serves now."),
+    MetricDoc("edge_deadline_seconds", "gauge", (), "From a trigger to the last moment of a permit, as configured."),
     MetricDoc("edge_build_info", "gauge", ("version",), "Always 1; the release of this program."),
 )
 
@@ -98,7 +99,7 @@ class Metrics:
 
     def __init__(self, station: str, *, deadline_s: float, registry: CollectorRegistry | None = None) -> None:
         # Creation times of counters are samples of their own, which nobody documented.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
@@ -106,7 +107,7 @@ class Metrics:
         self._station = station
         self._metrics: dict[str, Any] = {}
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._last: dict[tuple[str, str], int] = {}
+        self._last: dict[tuple[str, tuple[str, ...]], int] = {}
         self._last_lock = threading.Lock()
         buckets_s = tuple(sorted({*DECISION_BUCKETS_S, deadline_s}))
         for doc in METRICS:
@@ -123,6 +124,7 @@ class Metrics:
         for outcome in Outcome:
             self._child("edge_parts_total", str(outcome))
         self._child("edge_build_info", __version__).set(1)
+        self._child("edge_deadline_seconds").set(deadline_s)
 
     def _child(self, name: str, *labels: str) -> Any:
         """The metric with its labels filled in; kept, because looking it up costs more than counting."""
@@ -130,6 +132,10 @@ class Metrics:
         if child is None:
             child = self._children[name, labels] = self._metrics[name].labels(self._station, *labels)
         return child
+
+    def _forget(self, name: str) -> None:
+        if self._children.pop((name, ()), None) is not None:
+            self._metrics[name].remove(self._station)
 
     def trigger(self) -> None:
         """A trigger has been taken."""
@@ -188,7 +194,9 @@ class Metrics:
 
     def plc(self, state: PlcState) -> None:
         """What the line process sees and has counted. It may restart: its counters then begin at 0, ours go on."""
-        if state.heartbeat_age_s is not None:
+        if state.heartbeat_age_s is None:
+            self._forget("edge_plc_heartbeat_age_seconds")
+        else:
             self._child("edge_plc_heartbeat_age_seconds").set(state.heartbeat_age_s)
         self._child("edge_open_tickets").set(state.open)
         self._follow("edge_triggers_overflowed_total", state.overflowed)
@@ -197,7 +205,7 @@ class Metrics:
             self._follow("edge_tickets_ended_total", count, reason)
 
     def _follow(self, name: str, count: int, *labels: str) -> None:
-        key = (name, *labels[:1], "")[:2]
+        key = (name, labels)
         with self._last_lock:
             before = self._last.get(key, 0)
             self._last[key] = count
@@ -269,6 +277,7 @@ class MetricsServer:
 class _Server(ThreadingHTTPServer):
     """At most eight requests at a time, so that nobody can fill the device with threads."""
 
+    request_queue_size = 32
     daemon_threads = True
     block_on_close = False
 
@@ -279,7 +288,7 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         # Not HTTPServer's own, which asks the name server for a name that nobody needs.
-        self.socket.setsockopt(1, 2, 1)  # SOL_SOCKET, SO_REUSEADDR: restart without waiting for TIME_WAIT
+        self.socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)  # a restart need not wait for TIME_WAIT
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
 
@@ -324,12 +333,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, b"there is /metrics, /healthz and /readyz\n")
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _refuse(self) -> None:
         self._answer(405, b"only GET and HEAD\n", extra=(("Allow", "GET, HEAD"),))
-
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
 
     def _answer(
         self,
@@ -353,3 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         _log.debug("metrics: " + format, *args)
+
+
+for _method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"):
+    setattr(_Handler, f"do_{_method}", _Handler._refuse)

@@ -132,13 +132,17 @@ class Connection:
     """One connection to the broker, driven by the caller's thread alone, so that there is nothing to lock.
 
     Opens at once (at most CONNECT_TIMEOUT_S); raises OSError when nobody is there, ConfigError for unusable secrets.
+    will: retained on the state topic by the broker when this connection ends impolitely; None for no will.
+    client_id: instead of the options' own, with which the broker would end the running daemon's connection.
 
     accepted: the login is through. window: messages the broker takes without a PUBACK in between.
     in_flight: message id -> when it was sent (CLOCK_MONOTONIC, s), for each without an answer.
     acked / refusals: message ids answered; the owner empties both.
     """
 
-    def __init__(self, options: MqttOptions, will: bytes, *, ack_timeout_s: float) -> None:
+    def __init__(
+        self, options: MqttOptions, will: bytes | None, *, ack_timeout_s: float, client_id: str | None = None
+    ) -> None:
         self.accepted = False
         self.window = 0
         self.in_flight: dict[int, float] = {}
@@ -151,7 +155,7 @@ class Connection:
         self._v5 = options.version == 5
         client = self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=options.client_id or "edge-daemon-" + options.topic_root.replace("/", "-"),
+            client_id=client_id or options.client_id or "edge-daemon-" + options.topic_root.replace("/", "-"),
             protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
             clean_session=None if self._v5 else True,
             reconnect_on_failure=False,
@@ -162,7 +166,8 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
         try:
-            client.will_set(options.topic("state"), will, qos=1, retain=True)
+            if will is not None:
+                client.will_set(options.topic("state"), will, qos=1, retain=True)
             if options.username is not None:
                 client.username_pw_set(options.username, options.password())
             context = options.tls_context()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .capture.protocol import Camera
 from .config import DaemonConfig
@@ -55,7 +56,7 @@ class Part:
 
 
 def final_verdict(verdict: Verdict, answer: GateAnswer | None) -> Verdict:
-    """What the record says: PASS only if the gate opened; a PASS that came to nothing is NOT_EVALUABLE with the reason."""
+    """What the record says: PASS only if the gate opened; a PASS that came to nothing is NOT_EVALUABLE, with why."""
     if verdict.outcome is not Outcome.PASS or (answer is not None and answer.permitted):
         return verdict
     reason = answer.reason if answer is not None else "NO_ANSWER"
@@ -174,7 +175,8 @@ class Pipeline:
         latest_ns = min(ticket.trigger_ns + int(1e9 * self._config.camera.max_delay_s), ticket.deadline_ns)
         if now_ns >= latest_ns:
             raise CameraError("the camera was busy with earlier parts when this one came", code="BUSY")
-        frame = self._camera.grab((latest_ns - now_ns) / 1e9, after_ns=ticket.trigger_ns)
+        earliest_ns = ticket.trigger_ns - int(1e9 * self._config.camera.max_early_s)
+        frame = self._camera.grab((latest_ns - now_ns) / 1e9, after_ns=earliest_ns)
         if frame.captured_ns > latest_ns:
             raise GrabTimeout("the frame came too late to be surely this part's")
         if frame.lost_before and getattr(self._config.camera.options, "trigger", "") == "hardware":
@@ -326,7 +328,7 @@ class Pipeline:
         return document
 
     def _keep_pictures(self, part: Part, verdict: Verdict) -> Path | None:
-        """Frame, labels and yellow picture of this part, where the config keeps them; None when not, or not possible."""
+        """Frame, labels and yellow picture of this part where the config keeps them; None when not, or not possible."""
         keep = self._config.memory.keep
         if part.frame is None or keep == "none" or (keep == "not_pass" and verdict.outcome is Outcome.PASS):
             return None
@@ -410,9 +412,11 @@ class _SelfTest:
         self._due_s = time.monotonic() + self._every_s
 
 
-def _test_picture(station: Station) -> np.ndarray[Any, Any]:
+def _test_picture(station: Station) -> NDArray[Any]:
     for reference in station.references.values():
-        return next(iter(reference.images.values())).pixels
+        plate: NDArray[Any] = next(iter(reference.images.values())).pixels
+        return plate
     ramp = np.linspace(40, 200, 256, dtype=np.float32)
     pattern = ramp[None, :] + 20 * np.sin(np.arange(256, dtype=np.float32)[:, None] / 7)
-    return np.clip(pattern, 0, 255).astype(np.uint8)
+    picture: NDArray[Any] = np.clip(pattern, 0, 255).astype(np.uint8)
+    return picture

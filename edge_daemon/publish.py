@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import socket
 import threading
@@ -36,13 +37,13 @@ import time
 from dataclasses import dataclass
 
 from . import __version__
-from .errors import ConfigError, StorageError
+from .errors import ConfigError, OutputError, StorageError
 from .memory import MemoryBank, OutboxMessage
 from .mqtt import CONNECT_TIMEOUT_S, Connection, ConnectionOver, MqttOptions
 from .records import Record
 from .tickets import utc_now
 
-__all__ = ["MqttOptions", "Publisher", "PublisherState", "result_payload", "stamped"]
+__all__ = ["MqttOptions", "Publisher", "PublisherState", "probe", "result_payload", "stamped"]
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +105,44 @@ def stamped(payload: bytes, seq: int, age_s: float | None) -> bytes:
     """
     age = "null" if age_s is None else f"{age_s:.3f}"
     return payload[:-1] + f',"seq":{seq},"age_s":{age}}}'.encode()
+
+
+def probe(options: MqttOptions) -> str:
+    """Log in and have one message on the ``event`` topic acknowledged; a sentence about it. Disturbs no running daemon.
+
+    Raises OutputError when the broker is away, refuses the login or the message; ConfigError for unusable secrets.
+    """
+    where = f"{options.host}:{options.port}"
+    hint = "is the broker running, and do host, port, TLS, user and ACL fit?"
+    message = json.dumps({"event": "check", "at_utc": utc_now(), "version": __version__}).encode()
+    never, other_end = socket.socketpair()
+    try:
+        connection = Connection(
+            options, None, ack_timeout_s=CONNECT_TIMEOUT_S, client_id=f"edge-daemon-check-{os.urandom(4).hex()}"
+        )
+        try:
+            while not connection.accepted:
+                connection.pump(0.1, never)
+            began_s = time.monotonic()
+            mid = connection.publish(options.topic("event"), message, retain=False)
+            while mid in connection.in_flight:
+                connection.pump(0.1, never)
+            took_ms = 1e3 * (time.monotonic() - began_s)
+        finally:
+            connection.close(politely=True)
+    except ConnectionOver as over:
+        raise OutputError(f"{where}: {over}", hint=hint) from over
+    except OSError as error:
+        raise OutputError(f"cannot reach {where}: {error}", hint=hint) from error
+    finally:
+        never.close()
+        other_end.close()
+    if connection.refusals:
+        raise OutputError(
+            f"{where} refuses a message on {options.topic('event')}: {connection.refusals[0][1]}", hint=hint
+        )
+    version = "MQTT 5" if options.version == 5 else "MQTT 3.1.1, which cannot tell a forbidden topic"
+    return f"{where} acknowledged a message in {took_ms:.1f} ms ({version}{', TLS' if options.ca_file else ''})"
 
 
 class Publisher:

@@ -142,8 +142,8 @@ class AravisCamera(StreamCamera):
         shape = (height_px, width_px) if channels == 1 else (height_px, width_px, channels)
         return Arrival(arrange(stored.reshape(shape), self._format), counter)
 
-    def _await_ready(self, timeout_s: float) -> bool:  # noqa: ARG002 - GigE Vision has no "ready" every camera knows
-        return True
+    def _await_ready(self, timeout_s: float) -> bool:
+        return True  # GigE Vision has no "ready" that every camera knows
 
     def _fire(self) -> None:
         camera = self._camera

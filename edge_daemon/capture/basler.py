@@ -3,6 +3,9 @@
 Nothing is ever broadcast on the network: a GigE camera is asked at its address (unicast), USB cameras and the emulation
 are enumerated within their device class. Only formats in ``pixels.SUPPORTED_FORMATS`` are taken.
 
+pylon's own waits with a time limit end by SIGALRM and hang, or end the process, where anything else in it handles that
+signal; so this module only ever asks without waiting, and waits on pylon's file descriptor or sleeps.
+
 The emulation (class BaslerCamEmu) shows the files of a folder in name order and starts over; stopping and starting the
 stream (also after a time-out) begins with the first file again. It has no time stamps, no hardware trigger edges, and
 stalls instead of dropping frames, so loss of single frames cannot be seen with it.
@@ -11,7 +14,9 @@ stalls instead of dropping frames, so loss of single frames cannot be seen with 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
+import select
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,6 +32,7 @@ from .stream import Arrival, StreamCamera
 
 __all__ = ["BaslerCamera"]
 
+_LOG = logging.getLogger("edge_daemon.capture")
 #: Name of the exposure time on older GigE cameras (and the emulation, which ignores the newer one), and of SFNC 2.
 _EXPOSURE = ("ExposureTimeAbs", "ExposureTime")
 #: pylon's value for "this frame has no block id".
@@ -41,6 +47,7 @@ class BaslerCamera(StreamCamera):
         self._options = options
         self._camera: Any = None
         self._format = ""
+        self._arrived = select.poll()
         which = options.emulation_folder or options.address or options.serial
         super().__init__(
             f"basler {'emulation ' if options.emulation_folder else ''}{which}",
@@ -66,6 +73,8 @@ class BaslerCamera(StreamCamera):
             self._configure()
             camera.MaxNumBuffer.Value = options.buffer_count
             camera.StartGrabbing(self._pylon.GrabStrategy_OneByOne)
+            self._arrived = select.poll()
+            self._arrived.register(camera.GetGrabResultWaitObject().GetFd(), select.POLLIN)
 
     def _device(self) -> Any:
         factory = self._pylon.TlFactory.GetInstance()
@@ -154,8 +163,8 @@ class BaslerCamera(StreamCamera):
         for step in (camera.StopGrabbing, camera.Close, camera.DestroyDevice):
             try:
                 step()
-            except self._genicam.GenericException:  # noqa: PERF203 - a lost device refuses each of these
-                continue
+            except self._genicam.GenericException as error:  # a lost device refuses each of these
+                _LOG.info("camera %s: %s", self._identity, _first_line(error))
 
     # ---- frames ----------------------------------------------------------------------------------------------------
 
@@ -165,7 +174,9 @@ class BaslerCamera(StreamCamera):
             # The removal is only a flag: the emulation goes on delivering after it.
             if camera.IsCameraDeviceRemoved():
                 raise CameraError(f"camera {self._identity} was unplugged", code="LOST", hint="check cable and power")
-            result = camera.RetrieveResult(round(timeout_s * 1000), pylon.TimeoutHandling_Return)
+            if timeout_s > 0 and not self._arrived.poll(timeout_s * 1000):
+                return None
+            result = camera.RetrieveResult(0, pylon.TimeoutHandling_Return)
             if not result.IsValid():
                 return None
             with result:  # releases the buffer; everything is copied before
@@ -180,14 +191,10 @@ class BaslerCamera(StreamCamera):
         deadline_s = time.monotonic() + timeout_s
         camera = self._opened()
         with self._errors("LOST"):
-            while not self._stop.is_set():
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
+            while not camera.WaitForFrameTriggerReady(0, self._pylon.TimeoutHandling_Return):
+                if time.monotonic() > deadline_s or self._stop.wait(0.001):
                     return False
-                slice_ms = max(1, round(min(left_s, 0.5) * 1000))
-                if camera.WaitForFrameTriggerReady(slice_ms, self._pylon.TimeoutHandling_Return):
-                    return True
-        raise CameraError(f"camera {self._identity} is not open", code="CLOSED", hint="open it first")
+        return True
 
     def _fire(self) -> None:
         with self._errors("LOST"):

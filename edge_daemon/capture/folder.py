@@ -27,8 +27,8 @@ from .options import FolderOptions
 __all__ = ["FolderCamera"]
 
 _LOG = logging.getLogger("edge_daemon.capture")
-#: Coarser than the time stamps of any local file system (one kernel tick).
-_TICK_NS = 20_000_000
+#: Far coarser than the time stamps of any local file system: one kernel tick, which a loaded machine may get late.
+_TICK_NS = 1_000_000_000
 #: Difference between wall and monotonic clock beyond which the wall clock counts as set.
 _CLOCK_STEP_NS = 20_000_000
 

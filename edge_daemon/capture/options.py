@@ -87,9 +87,10 @@ class VideoOptions:
     """Video through OpenCV: ``/dev/video0`` (V4L2), a ``rtsp://`` or ``http://`` address, or a video file.
 
     latency_s: the longest time from exposure to arrival here; a live frame counts as taken that long before it was
-    received. Measure it for a network stream (often 0.1 s to 2 s). size_px, fps: asked of a V4L2 device; None keeps its
-    own. read_timeout_s: a network stream silent for longer is lost. grey: reduce to one channel (V4L2 and streams
-    deliver colour also for grey sensors).
+    received. Measure it for a network stream (often 0.1 s to 2 s). size_px: asked of a V4L2 device; None keeps its own.
+    fps: likewise; of a stream it says the true rate where the stream's own claim is wrong. read_timeout_s: a network
+    stream silent for longer is lost. grey: reduce to one channel (V4L2 and streams deliver colour also for grey
+    sensors).
     """
 
     source: str
@@ -104,6 +105,8 @@ class VideoOptions:
             raise ConfigError("a video camera needs its source", hint="'/dev/video0', 'rtsp://...' or a video file")
         if not 0 <= self.latency_s <= 60:
             raise ConfigError(f"video latency {self.latency_s} s is out of range", hint="0 s to 60 s")
+        if self.fps is not None and not 1 <= self.fps <= 1000:
+            raise ConfigError(f"video rate {self.fps} frames/s is out of range", hint="1 to 1000 frames/s")
         if not 0.1 <= self.read_timeout_s <= 60:
             raise ConfigError(f"video read timeout {self.read_timeout_s} s is out of range", hint="0.1 s to 60 s")
 

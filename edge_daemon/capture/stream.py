@@ -13,6 +13,7 @@ thread fires and ``grab`` keeps its time.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -168,6 +169,8 @@ class StreamCamera(ABC):
                 ]
             for thread in self._threads:
                 thread.start()
+            # A process that ends with threads inside a driver is aborted by it.
+            atexit.register(self.close)
 
     def close(self) -> None:
         self._stop.set()
@@ -184,6 +187,7 @@ class StreamCamera(ABC):
                 _LOG.error("camera %s: its driver does not return; it is left as it is", self._identity)
             else:
                 self._disconnect()
+            atexit.unregister(self.close)
             with self._state:
                 self._threads = []
                 self._queue.clear()

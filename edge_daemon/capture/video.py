@@ -11,15 +11,15 @@ and most V4L2 formats are lossy, which changes small defects.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections import deque
 from pathlib import Path
-from statistics import median
 
 import cv2
 
 from ..errors import CameraError, GrabTimeout
+from ..images import quiet_opencv
 from ..records import Frame, Reason, read_only
 from ..tickets import utc_now
 from .options import VideoOptions
@@ -30,8 +30,6 @@ from .stream import Arrival, StreamCamera
 __all__ = ["LiveVideoCamera", "Pace", "VideoFileCamera", "make_video_camera"]
 
 _OPEN_TIMEOUT_S = 5.0
-#: FFmpeg's own lines on stderr off (AV_LOG_QUIET); what fails is said by our errors.
-_FFMPEG_QUIET = "-8"
 
 
 def make_video_camera(options: VideoOptions) -> Camera:
@@ -44,27 +42,27 @@ def make_video_camera(options: VideoOptions) -> Camera:
 class Pace:
     """Tells whether frames come as they are taken, or in a rush after a pause.
 
-    typical_s: time between two frames at first; later the median of the last ones.
+    interval_s: time between two frames of the source. Where that is wrong by more than a factor of two, frames of a
+    faster source are never taken for new; a slower one is recognised by two long gaps in a row.
     """
 
-    def __init__(self, typical_s: float) -> None:
-        self._gaps_s: deque[float] = deque([typical_s], maxlen=25)
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
         self._behind = True  # what a source has buffered before it is opened is old
+        self._after_long_gap = False
         self._ended_s: float | None = None
 
     def keeps(self, started_s: float, ended_s: float) -> bool:
-        """Whether the frame whose read ran from ``started_s`` to ``ended_s`` was waited for, so that it is new.
+        """Whether the frame whose read ran from ``started_s`` to ``ended_s`` is new.
 
-        After a gap of more than 2.5 typical ones everything is old until a read has waited for at least half of one.
+        After a gap of more than 2.5 intervals everything is old until a read has waited for at least half of one.
         """
-        typical_s = median(self._gaps_s)
-        gap_s = typical_s if self._ended_s is None else ended_s - self._ended_s
-        self._ended_s = ended_s
-        if gap_s > 2.5 * typical_s:
+        long_gap = self._ended_s is not None and ended_s - self._ended_s > 2.5 * self._interval_s
+        if long_gap and not self._after_long_gap:
             self._behind = True
-        elif self._behind and ended_s - started_s >= typical_s / 2:
+        elif ended_s - started_s >= self._interval_s / 2:
             self._behind = False
-        self._gaps_s.append(gap_s)
+        self._after_long_gap, self._ended_s = long_gap, ended_s
         return not self._behind
 
 
@@ -81,7 +79,7 @@ class LiveVideoCamera(StreamCamera):
 
     def _connect(self) -> None:
         options = self._options
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
+        _quiet()
         if "://" in options.source:
             timeouts = [
                 cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(_OPEN_TIMEOUT_S * 1000),
@@ -89,7 +87,11 @@ class LiveVideoCamera(StreamCamera):
             ]  # fmt: skip
             self._capture = cv2.VideoCapture(options.source, cv2.CAP_FFMPEG, timeouts)
         else:
-            self._capture = cv2.VideoCapture(options.source, cv2.CAP_V4L2)
+            # By number: OpenCV's V4L2 takes no names. A link such as /dev/v4l/by-id/... leads to /dev/videoN.
+            device = re.fullmatch(r"/dev/video([0-9]+)", str(Path(options.source).resolve()))
+            if device is None:
+                raise CameraError(f"camera {self._identity} is no video device", hint="for example /dev/video0")
+            self._capture = cv2.VideoCapture(int(device[1]), cv2.CAP_V4L2)
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
             if options.size_px is not None:
                 self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, options.size_px[0])
@@ -101,7 +103,7 @@ class LiveVideoCamera(StreamCamera):
                 f"camera {self._identity} cannot be opened",
                 hint="check device or address, the right to read it, and that no other program holds it",
             )
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        fps = options.fps or self._capture.get(cv2.CAP_PROP_FPS)
         self._pace = Pace(1 / fps if 1 <= fps <= 1000 else 0.04)
 
     def _disconnect(self) -> None:
@@ -119,10 +121,10 @@ class LiveVideoCamera(StreamCamera):
             raise CameraError(f"camera {self._identity}: {error}", code="LOST") from error
         if not done:
             raise CameraError(f"camera {self._identity} delivers no more", code="LOST", hint="check cable and network")
-        self._received += 1
         if not self._pace.keeps(started_s, time.monotonic()):
             self._discarded += 1
             return None
+        self._received += 1
         return Arrival(from_bgr(stored, grey=self._options.grey), self._received)
 
     def _await_ready(self, timeout_s: float) -> bool:
@@ -164,7 +166,7 @@ class VideoFileCamera:
         with self._lock:
             if not self._stop.is_set():
                 return
-            os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
+            _quiet()
             if not Path(self._options.source).is_file():
                 raise CameraError(f"camera {self._identity}: no such file", hint="check the path")
             capture = cv2.VideoCapture(self._options.source)
@@ -212,6 +214,12 @@ class VideoFileCamera:
             self._frame_id += 1
             pixels = read_only(from_bgr(stored, grey=self._options.grey))
             return Frame(pixels, self._frame_id, captured_ns, captured_utc, self._identity)
+
+
+def _quiet() -> None:
+    """Keep OpenCV and FFmpeg from writing to stderr what our errors say."""
+    quiet_opencv()
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
 
 def _without_password(source: str) -> str:

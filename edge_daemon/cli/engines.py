@@ -21,7 +21,9 @@ def register(commands: Any) -> None:
     )
     verbs = engine.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    listing = verbs.add_parser("list", help="every bundle of this installation", epilog="example: edge-daemon engine list")
+    listing = verbs.add_parser(
+        "list", help="every bundle of this installation", epilog="example: edge-daemon engine list"
+    )
     add_common(listing)
     listing.set_defaults(run=_list)
 
@@ -41,7 +43,9 @@ def register(commands: Any) -> None:
     )
     build.add_argument("bundle", metavar="NAME|FOLDER")
     build.add_argument("--cache", type=Path, default=_DEFAULT_CACHE, metavar="DIR")
-    build.add_argument("--probes", type=Path, metavar="DIR", help="pictures for the parity gate, besides synthetic ones")
+    build.add_argument(
+        "--probes", type=Path, metavar="DIR", help="pictures for the parity gate, besides synthetic ones"
+    )
     add_common(build)
     build.set_defaults(run=_build)
 

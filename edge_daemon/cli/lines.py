@@ -106,7 +106,9 @@ def _line(args: argparse.Namespace) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         options.save(path)
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}", hint="is [line] socket in a folder of ours?") from None
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}", hint="is [line] socket in a folder of ours?"
+        ) from None
     # A fresh interpreter: the line process must not carry NumPy, OpenCV and what else the config needed to be read.
     os.execv(sys.executable, [sys.executable, "-m", "edge_daemon.line", "--options", str(path)])
 
@@ -119,6 +121,10 @@ def _check(args: argparse.Namespace) -> int:
         text = f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}: {finding.text}"
         if finding.hint and not finding.ok:
             text += f"\n     {finding.hint}"
-        emit({"what": finding.what, "ok": finding.ok, "text": finding.text, "hint": finding.hint}, text, as_json=args.json)
+        emit(
+            {"what": finding.what, "ok": finding.ok, "text": finding.text, "hint": finding.hint},
+            text,
+            as_json=args.json,
+        )
         worst = max(worst, finding.exit_code)
     return worst

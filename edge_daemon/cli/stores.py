@@ -15,7 +15,9 @@ from . import add_common, emit
 
 def register(commands: Any) -> None:
     """Add ``memory`` and ``references``."""
-    memory = commands.add_parser("memory", help="the memory bank", epilog="example: edge-daemon memory stats --database m.db")
+    memory = commands.add_parser(
+        "memory", help="the memory bank", epilog="example: edge-daemon memory stats --database m.db"
+    )
     verbs = memory.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, run, text in (
         ("init", _init, "make an empty memory bank"),
@@ -40,14 +42,18 @@ def register(commands: Any) -> None:
         verb.set_defaults(run=run)
 
     references = commands.add_parser(
-        "references", help="reference sets 1 to 8", epilog="example: edge-daemon references verify demo/aluminum/6.35mm/crack"
+        "references",
+        help="reference sets 1 to 8",
+        epilog="example: edge-daemon references verify demo/aluminum/6.35mm/crack",
     )
     verbs = references.add_subparsers(dest="verb", metavar="VERB", required=True)
-    listing = verbs.add_parser("list", help="every set of this installation", epilog="example: edge-daemon references list")
+    listing = verbs.add_parser(
+        "list", help="every set of this installation", epilog="example: edge-daemon references list"
+    )
     add_common(listing)
     listing.set_defaults(run=_references_list)
     verify = verbs.add_parser("verify", help="check every picture against its seal",
-                              epilog="example: edge-daemon references verify demo/aluminum/6.35mm/gas_porosity_round")  # fmt: skip
+                              epilog="example: edge-daemon references verify my-set/")  # fmt: skip
     verify.add_argument("set", metavar="NAME|FOLDER")
     add_common(verify)
     verify.set_defaults(run=_references_verify)
@@ -132,7 +138,11 @@ def _references_list(args: argparse.Namespace) -> int:
             worst = max(worst, error.exit_code)
             continue
         levels = sorted(found.images)
-        emit({"set": name, "ok": True, "levels": levels, "sha256": found.sha256}, f"{name} levels {levels}", as_json=args.json)
+        emit(
+            {"set": name, "ok": True, "levels": levels, "sha256": found.sha256},
+            f"{name} levels {levels}",
+            as_json=args.json,
+        )
     return worst
 
 

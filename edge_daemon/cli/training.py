@@ -13,7 +13,9 @@ from . import add_common, emit
 def register(commands: Any) -> None:
     """Add ``train simulate|fit|evaluate``."""
     train = commands.add_parser(
-        "train", help="simulate radiographs, fit an engine, evaluate it", epilog="example: edge-daemon train fit --out work/"
+        "train",
+        help="simulate radiographs, fit an engine, evaluate it",
+        epilog="example: edge-daemon train fit --out work/",
     )
     verbs = train.add_subparsers(dest="verb", metavar="VERB", required=True)
 
@@ -25,7 +27,7 @@ def register(commands: Any) -> None:
     add_common(simulate)
     simulate.set_defaults(run=_simulate)
 
-    fit = verbs.add_parser("fit", help="train on simulated radiographs and seal a bundle (goes on where it was cut off)",
+    fit = verbs.add_parser("fit", help="train on simulated radiographs and seal a bundle; resumes",
                            epilog="example: edge-daemon train fit --out work/ --minutes 20")  # fmt: skip
     fit.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoint, log and bundle")
     fit.add_argument("--minutes", type=float, default=18.0)

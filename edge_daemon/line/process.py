@@ -36,7 +36,7 @@ __all__ = ["LineProcess", "make_driver", "run"]
 
 #: How often the daemon is told the state of the PLC; a change is told at once.
 STATE_S = 0.5
-#: A loop that is this much later than its heartbeat has been stopped; what the wire brought meanwhile is of unknown age.
+#: A loop this much later than its heartbeat has been stopped; what the wire brought meanwhile is of unknown age.
 STALL_NS = 150_000_000
 #: The kernel hands over what had piled up in portions: how long after a stall triggers still count as old.
 DRAIN_NS = 50_000_000
@@ -233,16 +233,19 @@ class LineProcess:
         now_ns = self._now()
         self._notice_stall(now_ns)
         self._tick_ns = now_ns
-        if self._gate.ready(now_ns) and self._port.connected:
+        if self._fit(now_ns):
             self._beat = not self._beat
             self._driver.heartbeat(self._beat, ready=True, fault=False)
             self._was_ready = True
         else:
             self._show_ready(now_ns)
 
+    def _fit(self, now_ns: int) -> bool:
+        return self._gate.ready(now_ns) and self._port.connected and now_ns >= self._stale_until_ns
+
     def _show_ready(self, now_ns: int) -> None:
         """Tell the PLC once that readiness is over; the heartbeat stands still from then on."""
-        if self._was_ready and not (self._gate.ready(now_ns) and self._port.connected):
+        if self._was_ready and not self._fit(now_ns):
             self._was_ready = False
             self._driver.heartbeat(self._beat, ready=False, fault=True)
 
@@ -306,7 +309,9 @@ class LineProcess:
             action()
             if self.done.done():
                 return
-            next_s = max(due_s + period_s, self._loop.time())
+            next_s = due_s + period_s
+            if next_s <= self._loop.time():
+                next_s = self._loop.time() + period_s
             self._timers[index] = self._loop.call_at(next_s, again, next_s)
 
         first_s = self._loop.time() + period_s

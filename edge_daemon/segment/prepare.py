@@ -52,7 +52,7 @@ def prepare(pixels: NDArray[Any], views: Sequence[str] = VIEWS, local_sigma_px: 
             square = cv2.GaussianBlur(grey * grey, (0, 0), local_sigma_px, borderType=cv2.BORDER_REFLECT_101)
             spread = np.sqrt(np.maximum(square - mean * mean, 0.0)) + np.float32(_LOCAL_FLOOR)
             np.clip((grey - mean) / spread, -_LOCAL_CLIP, _LOCAL_CLIP, out=plane)
-            plane /= _LOCAL_CLIP
+            np.divide(plane, _LOCAL_CLIP, out=plane)
         else:
             raise EngineError(f"engine wants an unknown view {view!r}", hint=f"this version knows {', '.join(VIEWS)}")
     return planes

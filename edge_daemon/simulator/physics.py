@@ -127,23 +127,31 @@ def expose(
     field = _flat_field(height, width, exposure.vignetting, exposure.vignetting_at)
     linear = intensity * (field * np.float32(gain))
 
-    noise = _noise(rng, linear, exposure)
-    shown = np.maximum(linear + noise, 0.0)
+    pixels = _displayed(linear + _noise(rng, linear, exposure), exposure.gamma)
+    # What the discontinuities change on the display, saturation included: in burnt-out air nothing is to be seen.
+    signal = _displayed(linear, exposure.gamma) - _displayed(
+        linear - change * (field * np.float32(gain)), exposure.gamma
+    )
     slope = np.float32(1.0)
     if exposure.gamma != 1.0:
-        shown = np.power(shown, np.float32(exposure.gamma))
         slope = np.float32(exposure.gamma) * np.power(np.maximum(linear, 1e-3), np.float32(exposure.gamma - 1.0))
     scale = 255.0 if exposure.bits == 8 else 65535.0
-    pixels = np.clip(shown * np.float32(scale) + np.float32(0.5), 0.0, scale)
-    signal = change * field * slope * np.float32(255.0 * gain)
+    pixels = pixels * np.float32(scale) + np.float32(0.5)
     # Blurring white noise by sigma s multiplies its standard deviation by 1 / (2 s sqrt(pi)).
     share = (1.0 - exposure.correlated) ** 2 + (exposure.correlated / (2.0 * _NOISE_SIGMA_PX * np.sqrt(np.pi))) ** 2
     variance = linear * np.float32(share / exposure.quanta) + np.float32(exposure.electronic**2 + exposure.row_noise**2)
     spread = np.sqrt(variance) * slope * np.float32(255.0)
+    signal *= np.float32(255.0)
     return Exposed(pixels.astype(np.uint8 if exposure.bits == 8 else np.uint16), signal, spread)
 
 
 _NOISE_SIGMA_PX = 0.7
+
+
+def _displayed(linear: NDArray[np.float32], gamma: float) -> NDArray[np.float32]:
+    """The display curve, clipped to full scale."""
+    shown = np.clip(linear, 0.0, 1.0)
+    return np.asarray(shown if gamma == 1.0 else np.power(shown, np.float32(gamma)), np.float32)
 
 
 def _scatter(

@@ -65,7 +65,7 @@ def _machine() -> str:
                 model = line.partition(":")[2].strip()
                 break
     return (
-        f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()},"
+        f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()},"
         f" NumPy {np.__version__}, OpenCV {cv2.__version__}, edge-daemon {__version__}"
     )
 
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             figures = report.latency_ms
             print(  # noqa: T201
-                f"| trigger to permit at the PLC, {args.rate}, {report.camera} camera | {report.plc.passed}"
+                f"| trigger to permit at the PLC, {args.rate}, {report.setup} | {report.plc.passed}"
                 f" | {figures['p50']:.2f} | {figures['p99']:.2f} | {figures['p99.9']:.2f} |"
             )
             print(f"\nThe four counts {'agree' if report.agrees else 'DO NOT AGREE'}: {report.plc}.")  # noqa: T201

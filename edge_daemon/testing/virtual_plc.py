@@ -47,7 +47,7 @@ __all__ = ["PlcCounts", "PtyPair", "VirtualPlc", "main"]
 #: A heartbeat older than this is dead.
 HEARTBEAT_MAX_AGE_S = 0.3
 HEARTBEAT_S = 0.1
-#: A trigger that is not acknowledged is repeated (ascii) or taken back (Modbus) after this long.
+#: A trigger telegram that is not acknowledged is repeated after this long (ascii).
 ACKNOWLEDGE_S = 0.1
 RETRY_S = 0.2
 
@@ -489,7 +489,7 @@ class _ModbusMaster:
         if shaking is not None:
             if bit[2] and part_id == shaking.part_id:
                 shaking.acknowledged = True
-            if shaking.acknowledged or now_ns - shaking.sent_ns >= ACKNOWLEDGE_S * 1e9:
+            if shaking.acknowledged or shaking.part_id not in self._plc._waiting:
                 self._control &= ~self.TRIGGER
                 self._shaking = None
         is_new = self._toggle is not None and bit[4] != self._toggle

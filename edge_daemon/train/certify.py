@@ -22,13 +22,10 @@ from ..segment.onnx import OnnxEngine
 from ..segment.protocol import Engine
 from ..segment.see import see
 from ..simulator import CASTING_TYPES, Radiograph, conveyor_part
-from .calibrate import near_truth
+from .calibrate import FOUND_SHARE, near_truth
 from .pictures import IGNORED, draw_picture, visible_labels
 
 __all__ = ["clopper_pearson", "evaluate_bundle", "evaluate_conveyor", "machine"]
-
-# An indication is found when this share of its visible pixels is marked.
-_FOUND_SHARE = 0.25
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -77,7 +74,8 @@ def evaluate_bundle(folder: Path, seeds: Sequence[int], *, threads: int = 2) -> 
     """Figures of the bundle on the mixture of pictures, one per seed.
 
     Per type: ``recall`` of visible indications, ``named_right`` of those found, ``iou`` of its pixels. Over all: mean
-    and worst type, false regions per picture, overlap of defect or not, summed coverage over true area.
+    and worst type, false regions per picture, overlap of defect or not, coverage summed within 3 px of what is
+    visible over its area (missed or not).
     """
     engine = OnnxEngine(load(folder), threads=threads)
     try:
@@ -140,7 +138,7 @@ def _evaluate(engine: Engine, seeds: Sequence[int]) -> dict[str, Any]:
         "type_iou_mean": round(float(np.mean(list(ious.values()))), 4),
         "type_iou_worst": min(ious.items(), key=lambda item: item[1]),
         "defect_iou": round(both / max(either, 1), 4),
-        "summed_coverage_over_true_area": round(summed / max(true_px, 1), 4),
+        "summed_coverage_over_visible_area": round(summed / max(true_px, 1), 4),
         "false_regions_per_picture": round(false_regions / max(count, 1), 4),
         "pictures_with_false_region": _proportion(pictures_with_false, count),
         "regions_called_unknown": _proportion(unknown, known + unknown),
@@ -155,7 +153,7 @@ def _one_indication(seed: int, truth: Any, answer: Segmentation, own: int) -> tu
         return None
     spot = spots == int(np.random.default_rng([seed, 3, own]).integers(1, count))
     given = answer.labels[spot]
-    found = float((given > 0).mean()) >= _FOUND_SHARE
+    found = float((given > 0).mean()) >= FOUND_SHARE
     return found, found and int(np.bincount(given[given > 0]).argmax()) == own
 
 
@@ -193,8 +191,8 @@ def evaluate_conveyor(folder: Path, seeds: Sequence[int], *, threads: int = 2) -
         if kind == "crack":
             label = answer.type_names.index("crack") + 1
             cracks[0] += 1
-            cracks[1] += int((answer.labels[truth] > 0).mean() >= _FOUND_SHARE)
-            cracks[2] += int((answer.labels[truth] == label).mean() >= _FOUND_SHARE)
+            cracks[1] += int((answer.labels[truth] > 0).mean() >= FOUND_SHARE)
+            cracks[2] += int((answer.labels[truth] == label).mean() >= FOUND_SHARE)
         elif kind != "sound":
             count, spots = cv2.connectedComponents(truth.astype(np.uint8), connectivity=8)
             pores[kind][0] += len(np.unique(spots[truth & (answer.labels > 0)]))

@@ -169,7 +169,9 @@ tuned on. 95 % Clopper-Pearson intervals in brackets.
 - false regions: {mixture["false_regions_per_picture"]:.3f} per picture; pictures with any:
   {_cell(mixture["pictures_with_false_region"])}
 - regions called unknown, known and false ones together: {_cell(mixture["regions_called_unknown"])}
-- summed coverage over true area: {mixture["summed_coverage_over_true_area"]:.3f}
+- coverage summed within 3 px of what is visible, over its area, missed ones included:
+  {mixture["summed_coverage_over_visible_area"]:.3f}
+- refused by the image gate: {mixture["refused"]} of {mixture["pictures"]}
 
 The demo's conveyor parts, {conveyor["parts"]} of them, seeds {conveyor["seeds"][0]} to {conveyor["seeds"][1]}:
 

@@ -131,7 +131,7 @@ def test_another_size_than_expected_is_refused(tmp_path: Path) -> None:
     [
         ({"pixel_format": "BayerRG12"}, "pixel format BayerRG12 is not supported"),
         ({"pixel_format": "Mono7"}, "PixelFormat = Mono7 is refused"),
-        ({"exposure_us": 9e6}, "ExposureTime = 9000000.0 is refused"),
+        ({"exposure_us": 1.0}, "ExposureTimeAbs = 1.0 is refused"),
     ],
 )
 def test_options_the_camera_does_not_take(tmp_path: Path, options: dict[str, object], text: str) -> None:
@@ -176,3 +176,23 @@ def test_pypylon_loads_where_warnings_are_errors(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "basler 1\n"
+
+
+def test_nothing_depends_on_the_alarm_signal(tmp_path: Path) -> None:
+    """pylon's own timed waits end by SIGALRM; a handler of somebody else's would make them hang."""
+    folder = _folder(tmp_path / "f", _greys(3))
+    code = (
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from edge_daemon.capture import BaslerOptions, open_camera\n"
+        "camera = open_camera('basler', BaslerOptions(emulation_folder=Path(sys.argv[1])))\n"
+        "signal.signal(signal.SIGALRM, lambda *_: print('alarm'))\n"
+        "for _ in range(3):\n"
+        "    time.sleep(0.2)\n"
+        "    print(camera.grab(2.0, after_ns=time.monotonic_ns()).pixels[0, 0])\n"
+        "camera.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.split() == ["0", "10", "20"]

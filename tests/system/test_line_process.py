@@ -171,16 +171,16 @@ def line_of(directory: Path, driver: str, **changes: float) -> Iterator[Line]:
 
 @BOTH
 def test_counts_agree_on_both_ends(tmp_path: Path, driver: str) -> None:
-    with line_of(tmp_path, driver) as line, line.plc() as plc:
+    with line_of(tmp_path, driver, deadline_s=1.0) as line, line.plc(deadline_s=1.2) as plc:
         daemon = line.daemon()
         assert plc.wait_ready(5)
         unanswered = plc.counts.protocol_errors  # polls before the line process was there
-        counts = plc.run(parts=30, rate_per_min=900)
-        assert until(lambda: len(daemon.ended) == 30)
+        counts = plc.run(parts=16, rate_per_min=480)
+        assert until(lambda: len(daemon.ended) == 16)
         daemon.stop()
-    assert counts.triggers == 30
-    assert counts.let_through == tuple(range(2, 31, 2))
-    assert sorted(counts.rejected) == list(range(1, 31, 2))
+    assert counts.triggers == 16
+    assert counts.let_through == tuple(range(2, 17, 2))
+    assert sorted(counts.rejected) == list(range(1, 17, 2))
     assert (counts.late_ignored, counts.unacknowledged, counts.protocol_errors - unanswered) == (0, 0, 0)
     assert sorted(p for p, e in daemon.parts.items() if e.answer.permitted) == list(counts.let_through)
     assert {e.answer.reason for e in daemon.ended.values()} == {"", "NO_PASS"}
@@ -287,7 +287,10 @@ def test_unfit_daemon_and_lapsed_lease_stop_heartbeat_and_gate(tmp_path: Path, d
         answers.append(daemon.client.permit(opened.ticket, PASS).reason)
         assert plc.wait_decided(ticket_seen) is False
         daemon.stop()
-    assert answers == ["NOT_READY", "NOT_READY"]
+    # on a starved machine the first trigger may have lain unread (STALLED), and then has ended already
+    assert answers[0] in ("NOT_READY", "ALREADY_ENDED")
+    assert answers[1] == "NOT_READY"
+    assert plc.counts.let_through == ()
 
 
 DAEMON_SOURCE = """

@@ -22,7 +22,7 @@ from jsonschema import Draft202012Validator
 import edge_daemon
 from edge_daemon.errors import ConfigError, OutputError, StorageError
 from edge_daemon.memory import MemoryBank
-from edge_daemon.publish import MqttOptions, Publisher, result_payload, stamped
+from edge_daemon.publish import MqttOptions, Publisher, probe, result_payload, stamped
 from edge_daemon.records import Outcome, Record
 from edge_daemon.testing.broker import Broker, broker_kinds
 from edge_daemon.tickets import Ticket, new_record_id, utc_now
@@ -359,6 +359,35 @@ def test_a_message_the_acl_forbids_is_not_delivered(bank: MemoryBank, tmp_path: 
             until(lambda: len(heard.messages) == 5)
             assert heard.ids == ids
             assert publisher.state().last_error == ""
+
+
+@needs_broker
+def test_probe_says_yes_or_why_not(bank: MemoryBank, tmp_path: Path, broker: Broker) -> None:
+    with publishing(bank, options(broker)) as publisher, listening(broker, f"{ROOT}/#") as heard:
+        until(lambda: publisher.state().connected)
+        assert "acknowledged" in probe(options(broker))
+        until(lambda: any(message.get("event") == "check" for message in heard.messages))
+        assert {m["topic"] for m in heard.messages} == {STATE, f"{ROOT}/inspection/event"}
+        assert [m["state"] for m in heard.messages if m["topic"] == STATE] == ["starting"], "the daemon is undisturbed"
+        assert publisher.state().connections == 1
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = MqttOptions(host="127.0.0.1", port=unused.getsockname()[1], topic_root=ROOT)
+        with pytest.raises(OutputError, match="cannot reach"):
+            probe(nobody)
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    with guarded_broker(tmp_path, broker.mqtt_version, f"user cell\ntopic {STATE}\n") as guarded:
+        who = options(guarded, username="cell", password_file=str(secret))
+        secret.write_text("wrong", encoding="utf-8")
+        with pytest.raises(OutputError, match="refuses the login"):
+            probe(who)
+        secret.write_text("right", encoding="utf-8")
+        if broker.mqtt_version == 5:
+            with pytest.raises(OutputError, match=r"refuses a message on .*event"):
+                probe(who)
+        else:
+            assert "cannot tell a forbidden topic" in probe(who)
 
 
 @needs_broker

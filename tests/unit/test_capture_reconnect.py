@@ -353,6 +353,19 @@ def test_frames_that_come_in_a_rush_are_old_until_one_is_waited_for() -> None:
     assert stall == [False, False, False, True, True]
 
 
+def test_a_long_rush_does_not_become_the_pace() -> None:
+    pace = Pace(0.04)
+    assert [pace.keeps(0.0, 0.04), pace.keeps(0.04, 4.0)] == [True, False]
+    rush = [pace.keeps(4.0 + n * 0.01, 4.0 + (n + 1) * 0.01) for n in range(100)]
+    assert rush == [False] * 100
+    assert pace.keeps(5.0, 5.03)
+
+
+def test_a_source_slower_than_it_says_is_taken_from_its_second_long_gap_on() -> None:
+    pace = Pace(0.04)
+    assert [pace.keeps(n * 0.2, (n + 1) * 0.2) for n in range(4)] == [True, False, True, True]
+
+
 def test_a_stopped_process_is_a_pause_too() -> None:
     pace = Pace(0.04)
     assert [pace.keeps(0.0, 0.04), pace.keeps(0.04, 0.08)] == [True, True]

@@ -15,14 +15,16 @@ from edge_daemon.judge import Limits, Measurement, Rule, RuleKind, Scale, Verdic
 from edge_daemon.judge.verdict import decide
 from edge_daemon.records import Outcome, Reason
 
-LAW = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+LAW = settings(deadline=None, max_examples=70, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ("crack", "gas_hole")
 SIDE_MM = 0.5
 
 
 def noise(seed: int, shape: tuple[int, int], density: float, labels: tuple[int, ...] = (1,)) -> NDArray[np.uint8]:
     random = np.random.default_rng(seed)
-    return np.where(random.random(shape) < density, random.choice(np.array(labels, np.uint8), shape), 0).astype(np.uint8)
+    return np.where(random.random(shape) < density, random.choice(np.array(labels, np.uint8), shape), 0).astype(
+        np.uint8
+    )
 
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -85,8 +87,7 @@ def test_adding_defect_never_turns_fail_into_pass(
     assume(region is None or region.any())
     limits = measured(reference, rule, scale, region=region)
     before, after = (
-        compared(measured(one, rule, scale, region=region, u_edge_mm=u_edge_mm), limits, rule)
-        for one in (part, worse)
+        compared(measured(one, rule, scale, region=region, u_edge_mm=u_edge_mm), limits, rule) for one in (part, worse)
     )
     if before.outcome is Outcome.FAIL:
         assert after.outcome is not Outcome.PASS
@@ -107,9 +108,7 @@ def test_adding_coverage_never_turns_fail_into_pass(
     worse = np.minimum(worse, 1.0).astype(np.float32)
     limits = measured(noise(seeds[1], shape, 0.1), rule, scale)
     before, after = (
-        compared(
-            measured((one >= 0.5).astype(np.uint8), rule, scale, coverage=one, u_edge_mm=u_edge_mm), limits, rule
-        )
+        compared(measured((one >= 0.5).astype(np.uint8), rule, scale, coverage=one, u_edge_mm=u_edge_mm), limits, rule)
         for one in (coverage, worse)
     )
     if before.outcome is Outcome.FAIL:
@@ -129,11 +128,12 @@ def test_likelier_marked_pixels_never_turn_fail_into_pass(
     scale = Scale(0.1, 0.1)
     before = measured(labels, rule, scale, coverage=coverage).of("crack", rule.windows_mm)
     after = measured(labels, rule, scale, coverage=worse)
-    for fraction in (0.5, 0.9, 0.999):
-        limits = Limits({side: 1000.0 for side in rule.windows_mm}, {}, fraction * before.max_size_mm.value)
-        limit_only = replace(rule, tolerance=0.0, guard=0.0)
-        if before.max_size_mm.value > 0:
-            assert judge(after, [limit_only], {"crack": limits}).outcome is Outcome.FAIL
+    # Within discretisation: what counted by its pixel corners may become a soft edge one pixel wide, at both ends.
+    limit_mm = before.max_size_mm.value - 3 * 0.1 * 2**0.5 - 1e-6
+    assume(limit_mm > 0)
+    limits = Limits(dict.fromkeys(rule.windows_mm, 1000.0), {}, limit_mm)
+    simple = replace(rule, tolerance=0.0, guard=0.0)
+    assert judge(after, [simple], {"crack": limits}).outcome is Outcome.FAIL
 
 
 # --- uncertainty, limits, guard ---------------------------------------------------------------------------------------
@@ -167,7 +167,9 @@ def test_larger_uncertainty_of_scale_or_edge_never_makes_a_pass(
 
 @LAW
 @given(value=NUMBERS, limit=NUMBERS, less=st.floats(0, 1), u=st.floats(0, 10), rule=RULES)
-def test_a_lower_limit_never_turns_fail_into_pass(value: float, limit: float, less: float, u: float, rule: Rule) -> None:
+def test_a_lower_limit_never_turns_fail_into_pass(
+    value: float, limit: float, less: float, u: float, rule: Rule
+) -> None:
     before, after = decide(value, u, limit, rule), decide(value, u, limit * less, rule)
     assert after.rank >= before.rank
 
@@ -236,7 +238,14 @@ def test_translation_changes_nothing(
         found = measured(labels, rule, scale)
         one = found.of("crack", rule.windows_mm)
         places = [
-            (x.first_px[0] - dx, x.first_px[1] - dy, x.bbox_px[0] - dx, x.bbox_px[1] - dy, x.bbox_px[2:], x.feret_max_mm)
+            (
+                x.first_px[0] - dx,
+                x.first_px[1] - dy,
+                x.bbox_px[0] - dx,
+                x.bbox_px[1] - dy,
+                x.bbox_px[2:],
+                x.feret_max_mm,
+            )
             for x in one.indications
         ]
         seen.append((values_of(found, rule), places))
@@ -289,7 +298,9 @@ def test_scaling_picture_and_millimetres_per_pixel_together_changes_nothing(
     rule = Rule("crack", RuleKind.LEVEL, level=1, windows_mm=(side * scale.x_mm_per_px,))
     fine = Scale(scale.x_mm_per_px / factor, scale.y_mm_per_px / factor, scale.u_mm_per_px / factor)
     enlarged = np.kron(labels, np.ones((factor, factor), np.uint8))
-    coarse, finer = (measured(one, rule, s).of("crack", rule.windows_mm) for one, s in ((labels, scale), (enlarged, fine)))
+    coarse, finer = (
+        measured(one, rule, s).of("crack", rule.windows_mm) for one, s in ((labels, scale), (enlarged, fine))
+    )
     assert finer.windows[0].area_pct.value == pytest.approx(coarse.windows[0].area_pct.value, rel=1e-9)
     assert finer.windows[0].true_mm == pytest.approx(coarse.windows[0].true_mm)
     assert finer.max_size_mm.value == pytest.approx(coarse.max_size_mm.value, rel=1e-9)

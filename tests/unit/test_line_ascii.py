@@ -138,6 +138,7 @@ def test_no_other_telegram_becomes_a_permit_even_with_the_right_crc() -> None:
         encode("H", seq=1, beat=1, ready=1, fault=0, busy=0),
         encode("P", **{**PERMIT, "word": 0, "not_word": 0}),
         encode("P", **{**PERMIT, "not_part_id": 0x2A}),
+        encode("P", **{**PERMIT, "not_word": PASS_WORD}),
     ]
     tried = 0
     for good in others:

@@ -169,8 +169,9 @@ def test_a_permit_needs_an_open_ticket(eye: Eye) -> None:
 
 
 def test_nothing_survives_a_lost_port(eye: Eye) -> None:
-    first, second = accepted(eye, 1), accepted(eye, 2)
+    first, queued, second = accepted(eye, 1), accepted(eye, 9), accepted(eye, 2)
     eye.driver.permit(first, PASS, 1)
+    eye.driver.permit(queued, PASS, 1)
     eye.wire.take()
     eye.driver.close()
     assert eye.driver.permit(second, PASS, 2) is False

@@ -165,6 +165,8 @@ def test_utc_now_keeps_its_milliseconds_on_the_full_second(monkeypatch: pytest.M
 
 def test_tickets_load_without_numpy() -> None:
     """The line process lives on tickets and errors; it must not carry an image library along."""
-    code = "import sys, edge_daemon.tickets, edge_daemon.errors; sys.exit('numpy' in sys.modules or 'cv2' in sys.modules)"
+    code = (
+        "import sys, edge_daemon.tickets, edge_daemon.errors; sys.exit('numpy' in sys.modules or 'cv2' in sys.modules)"
+    )
     path = str(next(iter(__import__("edge_daemon").__path__)))[: -len("/edge_daemon")]
     assert subprocess.run([sys.executable, "-c", code], cwd=path, check=False).returncode == 0

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from edge_daemon import train
-from edge_daemon.errors import IntegrityError, StorageError, UsageError
+from edge_daemon.errors import IntegrityError, MissingExtra, StorageError, UsageError
 from edge_daemon.resources import engine_folder
 from edge_daemon.segment.bundle import load
 from edge_daemon.segment.prepare import prepare
-from edge_daemon.simulator import CASTING_TYPES, Exposure, PlannedDefect, simulate
+from edge_daemon.segment.protocol import Tensors
+from edge_daemon.simulator import CASTING_TYPES, Exposure, PlannedDefect, Radiograph, simulate
 from edge_daemon.train import calibrate, certify, pictures
 
 
@@ -113,6 +114,39 @@ def test_sigmoid_fit_recovers_a_known_calibration() -> None:
     counts = np.exp(-0.1 * (logits + 5) ** 2) * 1e6 + 10
     defects = counts / (1 + np.exp(-(logits / 1.7 - 0.8)))
     assert calibrate.fit_sigmoid(counts, defects, logits) == pytest.approx((1.7, -0.8), abs=1e-3)
+
+
+def _answered(logits: np.ndarray, picture: Radiograph) -> calibrate.Answer:
+    tensors = Tensors(logits[None, None].astype(np.float32), np.zeros((1, 0, *logits.shape), np.float32))
+    return calibrate.Answer(picture, tensors, pictures.visible_labels(picture))
+
+
+def test_thresholds_are_judged_by_what_they_find_and_what_they_make_up() -> None:
+    """Two holes, one marked fully and one by a fifth; a spot of 9 px where nothing is, fainter than the holes."""
+    plan = [PlannedDefect("gas_hole", 2.0, 2.0, (60, 60)), PlannedDefect("crack", 8.0, 2.0, (180, 180))]
+    picture = simulate(3, size_px=(256, 256), defects=plan, structure="plate", exposure=Exposure(quanta=20000.0))
+    hole, crack = picture.labels == 1, picture.labels == 10
+    logits = np.full(picture.labels.shape, -9.0)
+    logits[hole] = 5.0
+    some = np.flatnonzero(crack)
+    logits.flat[some[: len(some) // 5]] = 5.0
+    logits[20:23, 200:203] = 1.0
+    one = _answered(logits, picture)
+    coverage = 1.0 / (1.0 + np.exp(-logits)).astype(np.float32)
+    cut = calibrate._grown(one, coverage, 0.5)
+    marked = int(hole.sum()) + len(some) // 5
+    everything = int(hole.sum()) + len(some)
+    assert calibrate._try([cut], 0.6, 3) == pytest.approx((1.0, 0.5, marked / (everything + 9)))
+    assert calibrate._try([cut], 0.9, 3) == pytest.approx((0.0, 0.5, marked / everything))
+    assert calibrate._try([cut], 0.6, 10) == pytest.approx((0.0, 0.5, marked / everything))
+    assert calibrate._try([cut], 0.9999, 3) == pytest.approx((0.0, 0.0, 0.0))
+
+
+def test_training_without_its_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"edge-daemon\[train\]"):
+        train.fit(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.needs("torch")

@@ -128,7 +128,7 @@ def test_bytes_are_counted_exactly() -> None:
 
 @pytest.mark.parametrize("kind", _KINDS)
 @given(text=st.one_of(st.text(), st.text("0123456789./ \t-+eE", max_size=12), st.none(), st.floats(), st.integers()))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_garbage_gives_a_usage_error_and_nothing_else(kind: str, text: object) -> None:
     with pytest.raises(UsageError) as caught:
         PARSERS[kind](text)
@@ -140,7 +140,7 @@ def test_garbage_gives_a_usage_error_and_nothing_else(kind: str, text: object) -
     number=st.from_regex(r"[0-9./ \t\n]{1,12}", fullmatch=True),
     unit=st.sampled_from([unit for _, unit, _ in UNITS] + ["", "furlong"]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_almost_a_quantity_is_a_quantity_or_a_usage_error(kind: str, number: str, unit: str) -> None:
     try:
         value = PARSERS[kind](number + unit)
