@@ -59,6 +59,7 @@ class Daemon:
         self._disk_trouble = ""
         self._disk_checked_s = time.monotonic()
         self._line_child: Popen[bytes] | None = None
+        self._broker_connected = None if config.mqtt is None else False
         self.metrics_port: int | None = None
 
     # ---------------------------------------------------------------- life
@@ -187,7 +188,7 @@ class Daemon:
         self._metrics.connections(
             camera=self._camera.trouble() is None,
             plc=plc is not None and plc.connected and self._line.on_lost is None,
-            broker=self._publisher.state().connected if self._publisher is not None else None,
+            broker=self._broker_connected,
         )
 
     def _healthz(self) -> tuple[bool, str]:
@@ -300,6 +301,8 @@ class Daemon:
                 free = shutil.disk_usage(self._config.memory.database.parent).free
                 trouble = "DISK_FULL" if free < self._config.memory.min_free_bytes else ""
                 self._metrics.outbox(*self._bank.outbox_state())
+                if self._publisher is not None:
+                    self._broker_connected = self._publisher.state().connected
             except (StorageError, OSError) as error:
                 trouble = error.code if isinstance(error, StorageError) else "STORAGE"
             if trouble and not self._disk_trouble:

@@ -51,36 +51,40 @@ def _own_network() -> Iterator[None]:
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             yield
         finally:
+            Fake.kill()
             assert libc.setns(before.fileno(), _CLONE_NEWNET) == 0
 
 
 class Fake:
-    """The fake camera as a process; ``running`` are those not killed yet."""
+    """The fake camera as a process. Starting one takes a second, so the last is kept for the next test it suits."""
 
-    running: ClassVar[list[Fake]] = []
+    _last: ClassVar[Fake | None] = None
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, arguments: tuple[str, ...]) -> None:
+        self.arguments = arguments
         self.process = subprocess.Popen(
             [sys.executable, "-m", "edge_daemon.testing.aravis_fake", *arguments], stdout=subprocess.PIPE, text=True
         )
-        assert self.process.stdout is not None
-        self.running.append(self)
-        assert self.process.stdout.readline() == "ready\n"
 
-    def kill(self) -> None:
-        if self in self.running:
-            self.running.remove(self)
-            self.process.kill()
-            self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
+    @classmethod
+    def serve(cls, *arguments: str) -> Fake:
+        """A running fake camera with these arguments; no other is left running."""
+        fake = cls._last
+        if fake is None or fake.arguments != arguments:
+            cls.kill()
+            fake = cls._last = cls(arguments)
+            assert fake.process.stdout is not None
+            assert fake.process.stdout.readline() == "ready\n"
+        return fake
 
-
-@pytest.fixture(autouse=True)
-def _no_fake_left() -> Iterator[None]:
-    yield
-    for fake in list(Fake.running):
-        fake.kill()
+    @classmethod
+    def kill(cls) -> None:
+        fake, cls._last = cls._last, None
+        if fake is not None:
+            fake.process.kill()
+            fake.process.wait()
+            assert fake.process.stdout is not None
+            fake.process.stdout.close()
 
 
 class AravisRig(CameraRig):
@@ -88,21 +92,17 @@ class AravisRig(CameraRig):
     notice_s = 20.0
 
     def __init__(self, trigger: str) -> None:
-        self.fake = Fake("--size", "320x240")
+        Fake.serve("--size", "320x240")
         self.camera = make_camera("aravis", AravisOptions("127.0.0.1", trigger=trigger))
 
     def exposed_ns(self, frame: Frame) -> int:
         return exposed_ns(frame.pixels)
 
     def lose(self) -> None:
-        self.fake.kill()
+        Fake.kill()
 
     def restore(self) -> None:
-        self.fake = Fake("--size", "320x240")
-
-    def close(self) -> None:
-        self.camera.close()
-        self.fake.kill()
+        Fake.serve("--size", "320x240")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
@@ -121,18 +121,17 @@ def test_pixels_arrive_bit_for_bit(tmp_path: Path) -> None:
     shown = [np.random.default_rng(seed).integers(0, 256, (200, 300), np.uint8) for seed in range(3)]
     for place, picture in enumerate(shown):
         write_png_atomic(tmp_path / f"{place}.png", picture)
-    fake = Fake("--frames", str(tmp_path))
+    Fake.serve("--frames", str(tmp_path))
     camera = make_camera("aravis", AravisOptions("127.0.0.1"))
     camera.open()
     frames = [camera.grab(5.0, after_ns=time.monotonic_ns()) for _ in range(4)]
     camera.close()
-    fake.kill()
     places = [next(k for k, picture in enumerate(shown) if np.array_equal(frame.pixels, picture)) for frame in frames]
     assert [(later - earlier) % 3 for earlier, later in pairwise(places)] == [1, 1, 1]
 
 
 def test_lost_packets_break_a_frame_or_are_sent_again_and_every_gap_is_counted() -> None:
-    fake = Fake("--size", "320x240", "--lost-ratio", "0.01")
+    Fake.serve("--size", "320x240", "--lost-ratio", "0.01")
     camera = make_camera("aravis", AravisOptions("127.0.0.1"))
     camera.open()
     good, errors = [], []
@@ -144,7 +143,6 @@ def test_lost_packets_break_a_frame_or_are_sent_again_and_every_gap_is_counted()
         except CameraError as error:
             errors.append((len(good), error.code))
     camera.close()
-    fake.kill()
     assert good
     assert {code for _, code in errors} == {"FRAME_BROKEN"}
     # A good frame is whole: the gradient of the fake, everywhere but in its stamp.
@@ -156,7 +154,7 @@ def test_lost_packets_break_a_frame_or_are_sent_again_and_every_gap_is_counted()
 
 
 def test_frames_that_arrived_while_the_process_was_stopped_are_never_fresh() -> None:
-    fake = Fake("--size", "320x240")
+    Fake.serve("--size", "320x240")
     camera = make_camera("aravis", AravisOptions("127.0.0.1", trigger="hardware", trigger_line="Software"))
     # A hardware edge cannot be had here: the fake runs freely and the camera keeps every frame, as with a line trigger.
     camera._options = AravisOptions("127.0.0.1", trigger="freerun")  # type: ignore[attr-defined]
@@ -181,11 +179,11 @@ def test_frames_that_arrived_while_the_process_was_stopped_are_never_fresh() -> 
 
 
 def test_a_killed_camera_never_holds_up_a_grab_and_is_taken_back() -> None:
-    fake = Fake("--size", "320x240")
+    Fake.serve("--size", "320x240")
     policy = CapturePolicy(retry_s=0.1)
     with ReconnectingCamera(make_camera("aravis", AravisOptions("127.0.0.1")), policy) as camera:
         first = camera.grab(5.0, after_ns=time.monotonic_ns())
-        fake.kill()
+        Fake.kill()
         until_s = time.monotonic() + 20
         while (trouble := camera.trouble()) is None or trouble.code != "LOST":
             assert time.monotonic() < until_s
@@ -193,7 +191,7 @@ def test_a_killed_camera_never_holds_up_a_grab_and_is_taken_back() -> None:
             with pytest.raises(CameraError):
                 camera.grab(0.1, after_ns=time.monotonic_ns())
             assert time.monotonic() - started_s < 1.0  # a trigger that nobody answers takes Aravis 2.5 s
-        fake = Fake("--size", "320x240")
+        Fake.serve("--size", "320x240")
         until_s = time.monotonic() + 25
         while camera.trouble() is not None:
             assert time.monotonic() < until_s
@@ -234,12 +232,11 @@ class Listener:
 
 def test_nothing_is_ever_broadcast_present_or_absent() -> None:
     with closing(Listener()) as listener:
-        fake = Fake("--size", "320x240")
+        Fake.serve("--size", "320x240")
         camera = make_camera("aravis", AravisOptions("127.0.0.1"))
         camera.open()
         camera.grab(5.0, after_ns=time.monotonic_ns())
         camera.close()
-        fake.kill()
         started_s = time.monotonic()
         with pytest.raises(CameraError) as caught:
             make_camera("aravis", AravisOptions("127.0.0.3")).open()
@@ -266,7 +263,7 @@ def test_an_address_that_leads_nowhere_is_one_clear_error(address: str) -> None:
 
 
 def test_a_format_the_line_does_not_take_is_refused() -> None:
-    fake = Fake("--size", "320x240")
+    Fake.serve("--size", "320x240")
     for pixel_format in ("BayerRG16", "Nonsense"):
         with pytest.raises(CameraError) as caught:
             make_camera("aravis", AravisOptions("127.0.0.1", pixel_format=pixel_format)).open()
@@ -274,6 +271,6 @@ def test_a_format_the_line_does_not_take_is_refused() -> None:
 
 
 def test_the_fake_ends_when_told_to() -> None:
-    fake = Fake()
+    fake = Fake.serve()
     fake.process.send_signal(signal.SIGTERM)
     assert fake.process.wait(timeout=20) == 0
