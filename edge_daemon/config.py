@@ -7,8 +7,10 @@ a test compares the list with this module.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from .capture.options import TRIGGERS, AravisOptions, BaslerOptions, FolderOptions, VideoOptions
 from .errors import UsageError
@@ -17,6 +19,8 @@ from .publish import MqttOptions
 from .settings import Settings
 
 __all__ = ["CameraConfig", "DaemonConfig", "EngineConfig", "LineConfig", "MemoryConfig", "WatchConfig", "load_config"]
+
+_T = TypeVar("_T")
 
 CAMERA_KINDS = ("basler", "aravis", "video", "folder")
 KEEP = ("not_pass", "all", "none")
@@ -158,14 +162,15 @@ def _camera(table: Settings, deadline_s: float) -> CameraConfig:
     )
 
 
-def _checked(table: Settings, key: str, make):  # type: ignore[no-untyped-def]
-    """Run a constructor whose own checks do not know the file; name file, line and table for them."""
+def _checked(table: Settings, key: str, make: Callable[[], _T]) -> _T:
+    """Run a constructor whose own checks do not know the file; name file, line, table and the key it complains of."""
     try:
         return make()
     except UsageError as error:
         if error.message.startswith(str(table.path)):
             raise
-        raise table.error(key, error.message, error.hint) from None
+        named = next((one for one in table.keys() if one in error.message.split("=")[0]), key)  # noqa: SIM118
+        raise table.error(named, error.message, error.hint) from None
 
 
 def _line(table: Settings) -> LineConfig:

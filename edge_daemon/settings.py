@@ -102,9 +102,9 @@ class Settings:
         except UsageError as error:
             raise self.error(key, error.message, error.hint) from None
 
-    def has(self, key: str) -> bool:
-        """Whether the key is present."""
-        return key in self._values
+    def keys(self) -> list[str]:
+        """The keys that are present, longest first."""
+        return sorted(self._values, key=len, reverse=True)
 
     def text(self, key: str, default: Any = _MISSING, *, choices: Sequence[str] = ()) -> Any:
         """A string, one of ``choices`` if given."""

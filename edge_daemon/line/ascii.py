@@ -225,7 +225,7 @@ class AsciiDriver:
             self._inform(ticket, note, sequence)
         return sent
 
-    def inform(self, ticket: Ticket, note: ResultNote, now_ns: int) -> None:  # noqa: ARG002  # the seam's signature
+    def inform(self, ticket: Ticket, note: ResultNote, now_ns: int) -> None:
         self._inform(ticket, note.without_pass(), self._trigger_sequence.get(ticket.record_id, 0))
 
     def ended(self, ticket: Ticket) -> None:

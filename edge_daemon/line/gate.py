@@ -217,11 +217,14 @@ class Gate:
         for entry in list(self._open.values()):
             self._end(entry, reason, now_ns)
 
-    def settle(self, record_id: str) -> bool:
-        """The record is durable: forget the ticket. False (and no change) when it is unknown or still open."""
+    def settle(self, record_id: str, now_ns: int) -> bool:
+        """The record is durable: forget the ticket; False when it is unknown. An open one ends first, without a
+        permit: what its record says is final."""
         entry = self._entries.get(record_id)
-        if entry is None or entry.answer is None:
+        if entry is None:
             return False
+        if entry.answer is None:
+            self._end(entry, "NO_PASS", now_ns)
         del self._entries[record_id]
         return True
 

@@ -374,7 +374,7 @@ def spawn_line_process(options: LineOptions, *, stderr: int | IO[Any] | None = N
         options.save(path)
     except OSError as error:
         raise LineError(f"cannot write {path}: {error.strerror}", hint="check the directory and its owner") from None
-    return subprocess.Popen(  # noqa: S603  # our own interpreter and module, no shell
+    return subprocess.Popen(
         [sys.executable, "-m", "edge_daemon.line", "--options", str(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

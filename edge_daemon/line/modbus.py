@@ -113,7 +113,7 @@ class ModbusServerDriver:
             events += self._serve(frame)
         return events
 
-    def accepted(self, trigger: Trigger, ticket: Ticket) -> None:  # noqa: ARG002  # the seam's signature
+    def accepted(self, trigger: Trigger, ticket: Ticket) -> None:
         self._part_id = ticket.part_id
         self._open.add(ticket.record_id)
         self._trigger_ack = bool(self._control >> COILS["Trigger"] & 1)

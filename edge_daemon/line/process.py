@@ -182,7 +182,8 @@ class LineProcess:
         elif kind == "health":
             self._on_health(truth(message, "ready"), texts(message, "reasons"))
         elif kind == "settle":
-            self._gate.settle(text(message, "record_id"))
+            self._gate.settle(text(message, "record_id"), self._now())
+            self._announce()
         elif kind == "stop":
             _log.info("told to stop by the daemon")
             self._loop.call_soon(self.stop)

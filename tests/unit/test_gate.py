@@ -168,16 +168,24 @@ def test_health_without_a_daemon_counts_for_nothing() -> None:
 def test_unsettled_until_settled() -> None:
     gate = gate_at_work(capacity=2)
     opened(gate, "a", 1, 0)
-    assert not gate.settle("a")  # still open
     gate.permit("a", 1, 1)
     opened(gate, "b", 2, 2)
     assert gate.open("c", 3, 0, UTC, 3) is None  # nowhere to keep it: not taken rather than lost
     assert gate.overflowed == 1
-    assert gate.settle("a")
-    assert not gate.settle("a")
+    assert gate.settle("a", 3)
+    assert not gate.settle("a", 3)
     assert gate.permit("a", 1, 4).reason == "UNKNOWN_TICKET"
     opened(gate, "c", 3, 5)
     assert [ticket.record_id for ticket, _ in gate.unsettled()] == ["b", "c"]
+
+
+def test_settling_an_open_ticket_ends_it_without_a_permit() -> None:
+    gate = gate_at_work()
+    opened(gate, "a", 1, 0)
+    assert gate.settle("a", 1)
+    assert [e.answer for e in gate.take_ended()] == [GateAnswer(False, "NO_PASS", 1)]
+    assert gate.permit("a", 1, 2).reason == "UNKNOWN_TICKET"
+    assert gate.unsettled() == []
 
 
 def test_revoked_permit_counts_as_refused() -> None:
@@ -389,7 +397,7 @@ def test_without_a_permit_nothing_is_ever_permitted(steps: list[tuple[str, int]]
         elif name == "attach":
             gate.attach(now_ns)
         else:
-            gate.settle(f"r{value}")
+            gate.settle(f"r{value}", now_ns)
     gate.expire(now_ns + 4)
     assert gate.permitted == 0
     assert not any(ended.answer.permitted for ended in gate.take_ended())
