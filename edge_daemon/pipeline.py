@@ -165,6 +165,8 @@ class Pipeline:
                 self._frames.put_nowait(part)
             except queue.Full:
                 part.frame, part.verdict = None, not_evaluable("BUSY", "the judge was busy with earlier parts")
+                # Permits come in the order of the triggers: a part that gets none must say so before the next asks.
+                self._line.inform(ticket, _note(part, part.verdict))
                 self._done.put(part)
         self._frames.put(None)
 
@@ -233,7 +235,9 @@ class Pipeline:
                     part.verdict = not_evaluable(error.code, str(error))
         verdict = part.verdict or not_evaluable("BUG", "no frame and no reason")
         part.verdict = verdict
-        if verdict.outcome is Outcome.PASS and part.ticket.deadline_ns > time.monotonic_ns():
+        if verdict.outcome is Outcome.PASS and time.monotonic_ns() >= part.ticket.deadline_ns:
+            part.answer = GateAnswer(False, "DEADLINE", time.monotonic_ns())
+        elif verdict.outcome is Outcome.PASS:
             try:
                 # The record is durable before the gate may open: no record, no permit.
                 self._bank.intend(part.ticket, self._config.station, self._document(part, verdict))

@@ -6,13 +6,14 @@ import logging
 import sys
 
 from ..errors import EdgeError
+from ..logs import start_logging
 from .options import LineOptions
 from .process import run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 told to stop, 2 wrong options, 3 another line process is there."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    start_logging()
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         run(LineOptions.from_arguments(arguments))

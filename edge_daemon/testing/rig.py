@@ -188,15 +188,12 @@ class Rig:
 
     def _end_line_process(self) -> None:
         """A line process that outlived a killed daemon, as it should, ends with the rig."""
-        from ..line.link import LineClient
-
-        if not self.socket_path.exists():
-            return
-        client = LineClient(self.socket_path)
-        with contextlib.suppress(UnavailableError):  # nobody listens: there is nothing to end
-            client.connect(1.0)
-            client.stop_line()
-            client.close()
+        with contextlib.suppress(UnavailableError, ProcessLookupError):  # none is left
+            os.kill(self.line_pid(), signal.SIGTERM)
+            until_s = time.monotonic() + _STOP_TIMEOUT_S
+            while time.monotonic() < until_s:
+                self.line_pid()
+                time.sleep(0.05)
 
     def get(self, path: str) -> str:
         """Body of a page of the daemon's server. Raises urllib.error.HTTPError."""
