@@ -97,9 +97,9 @@ def _engine(config: DaemonConfig) -> str:
 
 
 def _camera(config: DaemonConfig) -> str:
-    from .capture import open_camera
+    from .capture import make_camera
 
-    camera = open_camera(config.camera.kind, config.camera.options)
+    camera = make_camera(config.camera.kind, config.camera.options)
     try:
         camera.open()
         try:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from . import __version__, notify
-from .capture import CapturePolicy, ReconnectingCamera, open_camera
+from .capture import CapturePolicy, ReconnectingCamera, make_camera
 from .config import DaemonConfig, load_config
 from .errors import EdgeError, LineError, StorageError
 from .inspection import Station, document_of, not_evaluable, prepare_station
@@ -73,7 +73,7 @@ class Daemon:
             self._metrics = Metrics(config.station, deadline_s=config.line.options.deadline_s)
             station = build_station(config)
             self._metrics.engine(station.engine.name, station.seals.engine, station.engine.backend)
-            camera = open_camera(config.camera.kind, config.camera.options)
+            camera = make_camera(config.camera.kind, config.camera.options)
             policy = CapturePolicy(frozen_after=config.camera.frozen_after, expect_px=config.camera.size_px)
             self._camera = ReconnectingCamera(camera, policy)
             with MetricsServer(

@@ -82,7 +82,7 @@ def _demo(args: argparse.Namespace) -> int:
         driver=args.driver,
         camera=args.camera,
         out=args.out,
-        show=lambda text: print(text, file=sys.stderr if args.json else sys.stdout, flush=True),  # noqa: T201
+        show=lambda text: print(text, file=sys.stderr if args.json else sys.stdout, flush=True),
     )
     emit(report.document(), report.text(), as_json=args.json)
     return 0 if report.agrees else 1

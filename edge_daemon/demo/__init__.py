@@ -66,6 +66,7 @@ class DemoReport:
     latency_ms: dict[str, float]
     doubled: int
     late_permits: int
+    stale_permits: int
     rss_mb: dict[str, float]
     setup: str
     truth: dict[str, dict[str, int]]
@@ -95,7 +96,10 @@ class DemoReport:
         if self.latency_ms:
             figures = ", ".join(f"{name} {value:.1f} ms" for name, value in self.latency_ms.items())
             lines.append(f"trigger to permit, seen by the PLC: {figures} (deadline {1000 * _DEADLINE_S:g} ms)")
-        lines.append(f"late permits obeyed or sent: {self.late_permits}; messages doubled by id: {self.doubled}")
+        lines.append(
+            f"permits the PLC ignored: {self.late_permits} late, {self.stale_permits} without a fresh heartbeat;"
+            f" messages doubled by id: {self.doubled}"
+        )
         if len(self.rss_mb) > 1:
             lines.append("daemon memory: " + ", ".join(f"{at} {mb:.0f} MB" for at, mb in self.rss_mb.items()))
         lines.append(self.setup)
@@ -274,6 +278,7 @@ def _report(
         latency_ms=_quantiles_ms(counts.latencies_s),
         doubled=subscriber.doubled,
         late_permits=counts.late_ignored,
+        stale_permits=counts.stale_ignored,
         rss_mb=rss_mb,
         setup=setup,
         truth={planted: dict(found) for planted, found in sorted(truth.items())},

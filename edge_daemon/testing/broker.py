@@ -136,7 +136,7 @@ class Broker:
         """Start it and wait until it takes connections."""
         errors = self._folder / "stderr.txt"
         with open(errors, "wb") as stderr:
-            self._process = subprocess.Popen(  # noqa: S603 - a fixed command
+            self._process = subprocess.Popen(
                 self._command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,

@@ -99,11 +99,12 @@ class Rig:
         return self._sockets / "line.sock"
 
     def _config_text(self) -> str:
-        camera = (
-            f'kind = "basler"\nemulation_folder = "{self.frames[0].parent}"\ntrigger = "software"'
-            if self._camera == "basler"
-            else 'kind = "folder"\nfolder = "camera"\nafter = "delete"\nsettle = "0 ms"\npoll = "2 ms"\nmax_early = "40 ms"'
-        )
+        if self._camera == "basler":
+            # The emulator exposes as long as it is told to: 100 us is a strobe's time.
+            camera = f'kind = "basler"\nemulation_folder = "{self.frames[0].parent}"\nexposure = "100 us"'
+        else:
+            camera = 'kind = "folder"\nfolder = "camera"\nafter = "delete"\nsettle = "0 ms"\npoll = "2 ms"'
+            camera += '\nmax_early = "40 ms"'
         tables = {
             "station": 'name = "demo"\nrecipe = "recipe.toml"',
             "camera": f"{camera}\nfrozen_after = 0",

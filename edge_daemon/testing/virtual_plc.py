@@ -53,15 +53,19 @@ RETRY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class PlcCounts:
-    """What the PLC counted. let_through and rejected: part ids in the order of decision, disjoint; together every
-    trigger whose deadline has passed. late_ignored: permits for a part that was no longer waiting. latencies_s: from
-    sending the trigger to the permit that was obeyed, one per part let through. unacknowledged: triggers the device
-    never confirmed."""
+    """What the PLC counted.
+
+    let_through and rejected: part ids in the order of decision, disjoint; together every trigger whose deadline has
+    passed. late_ignored: permits for a part that was no longer waiting. stale_ignored: permits that came while the
+    device's heartbeat was older than 300 ms. latencies_s: from sending the trigger to the permit that was obeyed, one
+    per part let through. unacknowledged: triggers the device never confirmed.
+    """
 
     triggers: int
     let_through: tuple[int, ...]
     rejected: tuple[int, ...]
     late_ignored: int
+    stale_ignored: int
     protocol_errors: int
     unacknowledged: int
     latencies_s: tuple[float, ...] = field(repr=False)
@@ -127,6 +131,7 @@ class VirtualPlc:
         self._latencies_s: list[float] = []
         self._triggers = 0
         self._late_ignored = 0
+        self._stale_ignored = 0
         self._unacknowledged = 0
         self._beat: int | None = None
         self._beat_ns: int | None = None
@@ -234,6 +239,7 @@ class VirtualPlc:
                 tuple(self._let_through),
                 tuple(self._rejected),
                 self._late_ignored,
+                self._stale_ignored,
                 self._master.protocol_errors,
                 self._unacknowledged,
                 tuple(self._latencies_s),
@@ -265,6 +271,7 @@ class VirtualPlc:
                 self._late_ignored += 1
                 return
             if self._beat_ns is None or now_ns - self._beat_ns >= HEARTBEAT_MAX_AGE_S * 1e9:
+                self._stale_ignored += 1
                 return
             self._latencies_s.append((now_ns - part.trigger_ns) / 1e9)
         self._decide(part, let_through=True)

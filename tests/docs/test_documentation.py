@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-import tomllib as _tomllib  # Python 3.11+: the repository's own checks run there
 from pathlib import Path
 
 import pytest
+import tomllib as _tomllib  # Python 3.11+: the repository's own checks run there
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
