@@ -141,7 +141,11 @@ class MissingExtra(UnavailableError):
             f"{what} needs a package that is not installed",
             hint=f"pip install 'edge-daemon[{extra}]'",
         )
+        self.what = what
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.what, self.extra)
 
 
 class IntegrityError(EdgeError):

@@ -140,6 +140,8 @@ class Segmentation:
 
     def name_of(self, label: int) -> str:
         """Type identifier of a label value; ``unknown`` for 255."""
+        if label != UNKNOWN_LABEL and not 1 <= label <= len(self.type_names):
+            raise ValueError(f"label {label} has no name")
         return UNKNOWN_TYPE if label == UNKNOWN_LABEL else self.type_names[label - 1]
 
 
@@ -160,6 +162,8 @@ class Record:
     document: dict[str, Any] = field(repr=False)
 
     def __post_init__(self) -> None:
+        if self.result not in {"PASS", "FAIL"}:
+            raise ValueError(f"record {self.record_id}: result {self.result!r}")
         if self.result == "PASS" and self.outcome is not Outcome.PASS:
             raise ValueError(f"record {self.record_id}: result PASS with outcome {self.outcome}")
 

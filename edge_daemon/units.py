@@ -20,7 +20,8 @@ from .errors import UsageError
 
 __all__ = ["duration_s", "length_mm", "rate_per_min", "size_bytes"]
 
-_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:\s*/\s*[0-9]+)?|\.[0-9]+)\s*([^\s0-9.][^\s]*)?\s*\Z")
+_LONGEST = 100  # no quantity a person writes is longer, and no float overflows below it
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+| */ *[0-9]+)?|\.[0-9]+)\s*([^\s0-9.][^\s]*)?\s*\Z")
 
 # One inch is exactly 25.4 mm (international yard and pound agreement, 1959).
 _LENGTH_MM = {
@@ -39,10 +40,12 @@ _SIZE_BYTES = {"B": Fraction(1), "kB": Fraction(1000), "MB": Fraction(10**6), "G
                "KiB": Fraction(1024), "MiB": Fraction(2**20), "GiB": Fraction(2**30)}  # fmt: skip
 
 
-def _parse(text: object, units: dict[str, Fraction], kind: str, example: str) -> float:
+def _parse(text: object, units: dict[str, Fraction], kind: str, example: str) -> Fraction:
     hint = f"write it like {example}; units: {', '.join(units)}"
     if not isinstance(text, str):
         raise UsageError(f"{kind} {text!r} has no unit", code="UNIT", hint=hint)
+    if len(text) > _LONGEST:
+        raise UsageError(f"{text[:20]!r}... is too long for a {kind}", code="UNIT", hint=hint)
     match = _QUANTITY.match(text)
     if match is None:
         raise UsageError(f"{text!r} is not a {kind}", code="UNIT", hint=hint)
@@ -55,7 +58,7 @@ def _parse(text: object, units: dict[str, Fraction], kind: str, example: str) ->
         value = Fraction(number.replace(" ", ""))
     except ZeroDivisionError:
         raise UsageError(f"{text!r} divides by zero", code="UNIT", hint=hint) from None
-    return float(value * units[unit])
+    return value * units[unit]
 
 
 def length_mm(text: object) -> float:
@@ -63,17 +66,17 @@ def length_mm(text: object) -> float:
 
     Raises UsageError (code UNIT) for a bare number, an unknown unit or anything that is not a plain quantity.
     """
-    return _parse(text, _LENGTH_MM, "length", "'6.35mm', '1/4in' or '0.25 in'")
+    return float(_parse(text, _LENGTH_MM, "length", "'6.35mm', '1/4in' or '0.25 in'"))
 
 
 def duration_s(text: object) -> float:
     """Duration in seconds from text such as ``300 ms`` or ``2 s``. Raises UsageError (code UNIT)."""
-    return _parse(text, _DURATION_S, "duration", "'300 ms' or '2 s'")
+    return float(_parse(text, _DURATION_S, "duration", "'300 ms' or '2 s'"))
 
 
 def rate_per_min(text: object) -> float:
     """Rate in parts per minute from text such as ``60/min`` or ``5 /s``. Raises UsageError (code UNIT)."""
-    return _parse(text, _RATE_PER_MIN, "rate", "'60/min' or '1 /s'")
+    return float(_parse(text, _RATE_PER_MIN, "rate", "'60/min' or '1 /s'"))
 
 
 def size_bytes(text: object) -> int:

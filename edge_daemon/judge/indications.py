@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Indication", "edge_length_mm", "feret_of_contour_px", "feret_of_pixels", "find_indications", "gaps_mm"]
+__all__ = ["Indication", "edge_length_mm", "find_indications", "gaps_mm"]
 
 _CONTOUR_LEVEL = 0.5
-_PAIR_CHUNK = 4_000_000  # pairs compared at once: 32 MB of float64
+_HULL_FROM = 64  # fewer points than this are compared pair by pair without a hull
+_PAIR_CHUNK = 1_000_000  # pairs compared at once: 8 MB of float64, and three of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,53 +44,50 @@ class Indication:
     counted: bool = True
 
 
-def _largest_distance(points: NDArray[np.float64]) -> float:
-    """Largest distance between any two of (n, 2) points; n is a convex hull's, so n x n is small."""
+def _largest_distance(points: NDArray[np.float64], scale_mm: tuple[float, float]) -> float:
+    """Largest distance in mm between any two of (n, 2) points in px.
+
+    Differences are taken in px and scaled afterwards, so that a chord between pixel corners has one length to the last
+    bit wherever it lies.
+    """
     best = 0.0
+    if len(points) > _HULL_FROM:
+        hull = cv2.convexHull(points.astype(np.float32), returnPoints=False)[:, 0]
+        points = points[hull]
     step = max(1, _PAIR_CHUNK // len(points))
     for start in range(0, len(points), step):
         block = points[start : start + step]
-        dx = block[:, 0, None] - points[None, :, 0]
-        dy = block[:, 1, None] - points[None, :, 1]
+        dx = (block[:, 0, None] - points[None, :, 0]) * scale_mm[0]
+        dy = (block[:, 1, None] - points[None, :, 1]) * scale_mm[1]
         best = max(best, float((dx * dx + dy * dy).max()))
     return float(np.sqrt(best))
 
 
-def feret_of_pixels(mask: NDArray[np.bool_], scale_mm: tuple[float, float]) -> float:
-    """Largest caliper distance in mm over the pixel corners of a bool mask (h, w) that holds at least one pixel.
+def _largest_distances(
+    points: NDArray[np.float64], owner: NDArray[np.int32], count: int, scale_mm: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Largest distance in mm among the points of each owner 0..count - 1; 0 where an owner has none.
 
-    scale_mm: mm per px in x and y. Only the outermost pixels of a row can reach the hull, so only they are looked at.
+    Thousands of specks have few points each: owners with the same small number of points are compared together.
     """
-    rows = np.flatnonzero(mask.any(axis=1))
-    occupied = mask[rows]
-    left = occupied.argmax(axis=1)
-    right = mask.shape[1] - occupied[:, ::-1].argmax(axis=1)
-    x = np.concatenate([left, left, right, right])
-    y = np.concatenate([rows, rows + 1, rows, rows + 1])
-    # Integer coordinates: the hull is exact; scaling a hull by sx, sy leaves it a hull.
-    hull = cv2.convexHull(np.stack([x, y], axis=1).astype(np.int32))[:, 0, :].astype(np.float64)
-    return _largest_distance(hull * np.asarray(scale_mm, np.float64))
-
-
-def _crossings(field: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """Points (n, 2) as (x, y) where the linear interpolation between neighbouring samples crosses the level."""
-    above = field >= level
-    y, x = np.nonzero(above[:, 1:] != above[:, :-1])
-    share = (level - field[y, x]) / (field[y, x + 1] - field[y, x])
-    across = np.stack([x + share, y.astype(np.float64)], axis=1)
-    y, x = np.nonzero(above[1:] != above[:-1])
-    share = (level - field[y, x]) / (field[y + 1, x] - field[y, x])
-    down = np.stack([x.astype(np.float64), y + share], axis=1)
-    return np.concatenate([across, down])
-
-
-def feret_of_contour_px(coverage: NDArray[np.float64], scale_mm: tuple[float, float]) -> float | None:
-    """Largest caliper distance in mm of the 0.5-contour of a coverage field (h, w); None where it never reaches 0.5."""
-    points = _crossings(np.pad(coverage, 1), _CONTOUR_LEVEL)
-    if len(points) == 0:
-        return None
-    hull = cv2.convexHull(points.astype(np.float32), returnPoints=False)[:, 0]
-    return _largest_distance(points[hull] * np.asarray(scale_mm, np.float64))
+    order = np.argsort(owner, kind="stable")
+    points, sizes = points[order], np.bincount(owner, minlength=count)
+    starts = np.cumsum(sizes) - sizes
+    largest = np.zeros(count)
+    for size in np.unique(sizes[sizes > 0]):
+        own = np.flatnonzero(sizes == size)
+        if size > _HULL_FROM:
+            for number in own:
+                largest[number] = _largest_distance(points[starts[number] : starts[number] + size], scale_mm)
+            continue
+        step = max(1, _PAIR_CHUNK // int(size * size))
+        for first in range(0, len(own), step):
+            some = own[first : first + step]
+            block = points[starts[some, None] + np.arange(size)]
+            dx = (block[:, :, None, 0] - block[:, None, :, 0]) * scale_mm[0]
+            dy = (block[:, :, None, 1] - block[:, None, :, 1]) * scale_mm[1]
+            largest[some] = np.sqrt((dx * dx + dy * dy).max(axis=(1, 2)))
+    return largest
 
 
 def edge_length_mm(mask: NDArray[np.bool_], scale_mm: tuple[float, float]) -> float:
@@ -123,47 +121,110 @@ def find_indications(
     components : int32 (h, w), 0 outside, otherwise the number of the indication.
     indications : in the order of their first pixel, row by row.
     """
-    count, components, stats, centroids = cv2.connectedComponentsWithStats(
+    count, numbered, boxes, centroids = cv2.connectedComponentsWithStats(
         mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S
     )
-    areas_px: NDArray[np.float64]
-    if coverage is None:
-        areas_px = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
-    else:
-        weights = coverage.ravel().astype(np.float64)
-        areas_px = np.bincount(components.ravel(), weights=weights, minlength=count).astype(np.float64)
-    found: list[Indication] = []
-    height, width = mask.shape
-    for number in range(1, count):
-        x, y, w, h = (int(value) for value in stats[number, :4])
-        own = components[y : y + h, x : x + w] == number
-        feret = feret_of_pixels(own, scale_mm)
-        if coverage is not None:
-            # One pixel around the box: coverage below the label threshold shapes the contour. Neighbours stay out.
-            top, left, bottom, right = max(y - 1, 0), max(x - 1, 0), min(y + h + 1, height), min(x + w + 1, width)
-            around = components[top:bottom, left:right]
-            field = np.where((around == number) | (around == 0), coverage[top:bottom, left:right], 0.0)
-            contour = feret_of_contour_px(field.astype(np.float64), scale_mm)
-            # A region that nowhere reaches 0.5 has no contour: its pixel corners stand for it (larger, never smaller).
-            feret = feret if contour is None else contour
+    components: NDArray[np.int32] = numbered.astype(np.int32, copy=False)
+    stats = boxes.astype(np.int32, copy=False)
+    # Everything below looks at marked pixels only; on a frame they are few. around: the same pixels one step aside.
+    padded = np.pad(components, 1)
+    at = np.flatnonzero(padded)
+    owner = padded.ravel()[at]
+    steps = {"left": -1, "right": 1, "up": -padded.shape[1], "down": padded.shape[1]}
+    exposed = {side: padded.ravel()[at + step] != owner for side, step in steps.items()}
+    shares = None if coverage is None else np.pad(coverage, 1).ravel()
+    areas_px = np.bincount(owner, None if shares is None else shares[at].astype(np.float64), minlength=count)
+    upright = np.bincount(owner, exposed["left"], count) + np.bincount(owner, exposed["right"], count)
+    level = np.bincount(owner, exposed["up"], count) + np.bincount(owner, exposed["down"], count)
+    perimeters_mm = upright * scale_mm[1] + level * scale_mm[0]
+    # Points relative to the component's own box: what lies elsewhere, and where, never changes a bit.
+    ys, xs = at // padded.shape[1] - 1, at % padded.shape[1] - 1
+    places = np.stack([xs - stats[owner, cv2.CC_STAT_LEFT], ys - stats[owner, cv2.CC_STAT_TOP]], axis=1)
+    ferets_mm = _corner_ferets_mm(places, owner, exposed, count, scale_mm)
+    if shares is not None:
+        contour_mm = _contour_ferets_mm(places, owner, shares, at, steps, count, scale_mm)
+        # A region that nowhere reaches the level has no contour: its pixel corners stand for it (larger, not smaller).
+        ferets_mm = np.where(np.isnan(contour_mm), ferets_mm, contour_mm)
+    numbers, first = np.unique(owner, return_index=True)
+    found = []
+    for number, index in zip(numbers.tolist(), first.tolist(), strict=True):
+        x, y, w, h = stats[number, :4].tolist()
+        feret = float(ferets_mm[number])
         found.append(
             Indication(
                 component=number,
-                first_px=(x + int(own[0].argmax()) + offset_px[0], y + offset_px[1]),
+                first_px=(int(xs[index]) + offset_px[0], int(ys[index]) + offset_px[1]),
                 bbox_px=(x + offset_px[0], y + offset_px[1], w, h),
                 centroid_px=(
                     float(centroids[number, 0]) + 0.5 + offset_px[0],
                     float(centroids[number, 1]) + 0.5 + offset_px[1],
                 ),
                 area_mm2=float(areas_px[number]) * scale_mm[0] * scale_mm[1],
-                perimeter_mm=edge_length_mm(own, scale_mm),
+                perimeter_mm=float(perimeters_mm[number]),
                 feret_max_mm=feret,
                 counted=feret >= min_indication_mm,
             )
         )
     # OpenCV numbers components block by block, which depends on where the cut-out starts; the first pixel does not.
     found.sort(key=lambda one: (one.first_px[1], one.first_px[0]))
-    return components.astype(np.int32, copy=False), tuple(found)
+    return components, tuple(found)
+
+
+def _corner_ferets_mm(
+    places: NDArray[np.int64],
+    owner: NDArray[np.int32],
+    exposed: dict[str, NDArray[np.bool_]],
+    count: int,
+    scale_mm: tuple[float, float],
+) -> NDArray[np.float64]:
+    """Largest caliper distance over pixel corners, by component; only corners with both edges free reach the hull."""
+    points, owners = [], []
+    for across, dx in (("left", 0), ("right", 1)):
+        for along, dy in (("up", 0), ("down", 1)):
+            free = exposed[across] & exposed[along]
+            points.append(places[free] + (dx, dy))
+            owners.append(owner[free])
+    return _largest_distances(np.concatenate(points).astype(np.float64), np.concatenate(owners), count, scale_mm)
+
+
+def _contour_ferets_mm(
+    places: NDArray[np.int64],
+    owner: NDArray[np.int32],
+    shares: NDArray[np.float32],
+    at: NDArray[np.intp],
+    steps: dict[str, int],
+    count: int,
+    scale_mm: tuple[float, float],
+) -> NDArray[np.float64]:
+    """Largest caliper distance of the 0.5-contour, by component; NaN where coverage nowhere reaches the level.
+
+    The contour crosses the line from the centre of a marked pixel at or above the level to that of a neighbour below.
+    """
+    here = shares[at].astype(np.float64)
+    inside = here >= _CONTOUR_LEVEL
+    points, owners = [], []
+    for side, step in steps.items():
+        there = shares[at + step].astype(np.float64)
+        crossing = np.flatnonzero(inside & (there < _CONTOUR_LEVEL))
+        share = (here[crossing] - _CONTOUR_LEVEL) / (here[crossing] - there[crossing])
+        towards = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[side]
+        points.append(places[crossing] + share[:, None] * towards)
+        owners.append(owner[crossing])
+    crossed = np.zeros(count, bool)
+    crossed[np.concatenate(owners)] = True
+    # A marked pixel below the level next to the contour is its soft edge; one farther out belongs to a faint part of
+    # the indication, and the outline goes at least through its centre: a likelier pixel never makes a long crack short.
+    field = np.zeros(len(shares), bool)
+    field[at[inside]] = True
+    soft = inside.copy()
+    for dy in (steps["up"], 0, steps["down"]):
+        for dx in (-1, 0, 1):
+            soft |= field[at + dy + dx]
+    faint = crossed[owner] & ~soft
+    points.append(places[faint].astype(np.float64))
+    owners.append(owner[faint])
+    ferets_mm = _largest_distances(np.concatenate(points), np.concatenate(owners), count, scale_mm)
+    return np.where(crossed, ferets_mm, np.nan)
 
 
 def gaps_mm(components: NDArray[np.int32], scale_mm: tuple[float, float]) -> dict[int, float]:

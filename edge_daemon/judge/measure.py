@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RuleError
-from ..records import UNKNOWN_LABEL
+from ..records import UNKNOWN_LABEL, UNKNOWN_TYPE
 from .indications import Indication, edge_length_mm, find_indications
 from .windows import window_side_px, worst_window
 
@@ -151,8 +151,11 @@ def _measure_type(
         nominal, side_px, true_mm = _window_geometry(side_mm, scale, image_px)
         area = worst_window(values, origin, image_px, nominal, region=region, divide_by_area=True)
         count = worst_window(points, origin, image_px, nominal)
-        window_mm2 = true_mm[0] * true_mm[1]
         w, h = min(nominal[0], image_px[0]), min(nominal[1], image_px[1])
+        part_px = w * h
+        if region is not None:
+            part_px = int(region[area.at_px[1] : area.at_px[1] + h, area.at_px[0] : area.at_px[0] + w].sum())
+        window_mm2 = max(part_px, 1) * px_area_mm2
         x, y = max(area.at_px[0] - origin[0], 0), max(area.at_px[1] - origin[1], 0)
         inside = mask[y : area.at_px[1] + h - origin[1], x : area.at_px[0] + w - origin[0]]
         perimeter_mm = edge_length_mm(inside, scale.both) if u_edge_mm else 0.0
@@ -217,7 +220,14 @@ def measure(
             raise RuleError(f"{name} is {array.shape}, labels are {labels.shape}", hint="both must be the same image")
     if coverage is not None and not (np.isfinite(coverage).all() and coverage.min() >= 0.0 and coverage.max() <= 1.0):
         raise RuleError("coverage must lie in [0, 1]")
+    if len(set(type_names)) < len(type_names) or UNKNOWN_TYPE in type_names:
+        raise RuleError("two labels have the same name", hint=f"each label its own name; {UNKNOWN_TYPE} is label 255")
+    for what, value in (("u_edge_mm", u_edge_mm), *(min_indication_mm or {}).items()):
+        if not (np.isfinite(value) and value >= 0.0):
+            raise RuleError(f"{what}: {value} mm is not a length", hint="give a length from 0 mm up")
     if region is not None:
+        if region.dtype != np.bool_ or not region.any():
+            raise RuleError("region must be a bool image with at least one pixel of the part")
         labels = np.where(region, labels, 0).astype(np.uint8)
     height, width = labels.shape
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
@@ -230,7 +240,10 @@ def measure(
         name = "unknown" if label == UNKNOWN_LABEL else type_names[label - 1]
         everywhere = labels == label
         x, y, w, h = cv2.boundingRect(everywhere.view(np.uint8))
-        cut = np.s_[y : y + h, x : x + w]
+        # One pixel more on every side: the coverage just outside the labels shapes the contour.
+        right, bottom = min(x + w + 1, width), min(y + h + 1, height)
+        x, y = max(x - 1, 0), max(y - 1, 0)
+        cut = np.s_[y:bottom, x:right]
         types[name] = _measure_type(
             name,
             label,

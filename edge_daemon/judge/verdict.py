@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf, isfinite
 
 from ..errors import RuleError
 from ..records import UNKNOWN_MESSAGE, UNKNOWN_TYPE, Outcome, Reason
-from .measure import Measurement, TypeMeasurement, Value
+from .measure import Measurement, TypeMeasurement, Value, WindowMeasurement
 
 __all__ = ["Comparison", "Limits", "Rule", "RuleKind", "TypeVerdict", "Verdict", "judge", "limits_of"]
 
@@ -70,10 +71,14 @@ class Rule:
         where = f"rule for {self.type}"
         if self.kind is RuleKind.LEVEL and (self.level is None or not 1 <= self.level <= 8):
             raise RuleError(f"{where}: LEVEL needs a level from 1 to 8", hint="level = 3")
-        if self.kind in (RuleKind.SIZE_MM, RuleKind.AREA_PCT) and (self.limit is None or self.limit < 0):
+        if self.kind in (RuleKind.SIZE_MM, RuleKind.AREA_PCT) and (self.limit is None or not 0 <= self.limit < inf):
             raise RuleError(f"{where}: {self.kind} needs a limit that is not negative", hint='limit = "1.5 mm" or 0.5')
         if self.kind in (RuleKind.LEVEL, RuleKind.AREA_PCT) and not self.windows_mm:
             raise RuleError(f"{where}: {self.kind} needs at least one window", hint='windows = ["12.7 mm"]')
+        if not all(0 < side < inf for side in self.windows_mm):
+            raise RuleError(f"{where}: windows {self.windows_mm} mm", hint='windows = ["12.7 mm"]')
+        if not 0 <= self.min_indication_mm < inf:
+            raise RuleError(f"{where}: min_indication {self.min_indication_mm} mm", hint='min_indication = "0.4 mm"')
         if not 0 <= self.tolerance <= 10:
             raise RuleError(f"{where}: tolerance {self.tolerance} is outside 0..10", hint="0.2 means a fifth more")
         if not 0 <= self.guard <= 10:
@@ -157,8 +162,10 @@ def limits_of(reference: TypeMeasurement) -> Limits:
 
 def decide(value: float, u: float, limit: float, rule: Rule) -> Outcome:
     """ISO 14253-1 with guard factor g. With limit 0 nothing is permitted: any value above it fails whatever its U."""
-    if limit <= 0.0:
-        return Outcome.FAIL if value > 0.0 else Outcome.PASS
+    if not (isfinite(value) and isfinite(u) and isfinite(limit)):
+        return Outcome.INCONCLUSIVE
+    if limit <= 0.0 and value > 0.0:
+        return Outcome.FAIL
     permitted = limit * (1.0 + rule.tolerance)
     guard_band = rule.guard * _COVERAGE_FACTOR * u
     if value + guard_band <= permitted:
@@ -175,13 +182,27 @@ def _compare(
     return Comparison(metric, side_mm, value, limit, ratio, decide(value.value, value.u, limit, rule), decides)
 
 
+def _windows_of(found: TypeMeasurement, rule: Rule) -> tuple[WindowMeasurement, ...]:
+    """The windows that the rule names, in its order; RuleError where the part was not measured with one of them."""
+    measured = {window.side_mm: window for window in found.windows}
+    missing = [side for side in rule.windows_mm if side not in measured]
+    if missing:
+        raise RuleError(
+            f"{rule.type}: the part was not measured with windows of {missing} mm",
+            hint="measure it with the windows of the rule",
+        )
+    return tuple(measured[side] for side in rule.windows_mm)
+
+
 def _comparisons(found: TypeMeasurement, limits: Limits, rule: Rule) -> tuple[Comparison, ...]:
     compared = []
-    for window in found.windows:
-        if window.side_mm in limits.area_pct:
-            compared.append(
-                _compare("area_pct", window.side_mm, window.area_pct, limits.area_pct[window.side_mm], rule)
+    for window in _windows_of(found, rule):
+        if window.side_mm not in limits.area_pct or (rule.compare_count and window.side_mm not in limits.count):
+            raise RuleError(
+                f"{rule.type}: the reference was not measured with a window of {window.side_mm:g} mm",
+                hint="measure it with the windows of the rule",
             )
+        compared.append(_compare("area_pct", window.side_mm, window.area_pct, limits.area_pct[window.side_mm], rule))
         if window.side_mm in limits.count:
             limit = limits.count[window.side_mm]
             compared.append(_compare("count", window.side_mm, window.count, limit, rule, decides=rule.compare_count))
@@ -226,6 +247,9 @@ def _deciding_values(found: TypeMeasurement, rule: Rule) -> list[float]:
 
 
 def _deciding_limits(limits: Limits, found: TypeMeasurement, rule: Rule) -> list[float]:
+    sides = {window.side_mm for window in found.windows}
+    if not sides <= set(limits.area_pct) or (rule.compare_count and not sides <= set(limits.count)):
+        raise RuleError(f"{rule.type}: a level was not measured with the windows of the rule")
     values = [limits.area_pct[window.side_mm] for window in found.windows]
     if rule.compare_count:
         values += [limits.count[window.side_mm] for window in found.windows]
@@ -245,10 +269,15 @@ def _type_verdict(
         reasons.append(Reason(code, f"{rule.type}: {text}"))
         return Outcome.NOT_EVALUABLE
 
-    if found.type == UNKNOWN_TYPE:
+    dropped = any(not one.counted and one.feret_max_mm >= rule.min_indication_mm for one in found.indications)
+    if dropped and rule.kind is not RuleKind.UNKNOWN and found.type != UNKNOWN_TYPE:
+        raise RuleError(f"{rule.type}: measured with a larger cut-off than the rule's", hint="measure with the rule's")
+    if found.type == UNKNOWN_TYPE and found.indications:
         # No rule can make an unknown type PASS; one that permits nothing at all still fails it.
         reasons.append(Reason("UNKNOWN_TYPE", UNKNOWN_MESSAGE))
         outcome = Outcome.INCONCLUSIVE
+    elif rule.kind is RuleKind.UNKNOWN and found.type != UNKNOWN_TYPE:
+        outcome = refuse("NO_RULE", "no rule says how much of it is allowed")
     elif not present:
         outcome = Outcome.PASS
         if rule.kind is RuleKind.LEVEL and limits is None:
@@ -273,7 +302,8 @@ def _type_verdict(
         outcome = comparisons[0].outcome
     elif rule.kind is RuleKind.AREA_PCT:
         comparisons = tuple(
-            _compare("area_pct", window.side_mm, window.area_pct, rule.limit or 0.0, rule) for window in found.windows
+            _compare("area_pct", window.side_mm, window.area_pct, rule.limit or 0.0, rule)
+            for window in _windows_of(found, rule)
         )
         outcome = Outcome.worst([one.outcome for one in comparisons])
     elif rule.kind is RuleKind.NO_REFERENCE:

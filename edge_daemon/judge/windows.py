@@ -29,7 +29,7 @@ class WorstWindow:
 
 def window_side_px(side_mm: float, mm_per_px: float) -> int:
     """Nominal window side in pixels: round(L / s), at least 1 (not yet clipped to the image)."""
-    if not (side_mm > 0 and np.isfinite(side_mm)):
+    if not (side_mm > 0 and np.isfinite(side_mm / mm_per_px)):
         raise RuleError(f"window side {side_mm} mm is not a positive length", hint="give a side such as 12.7 mm")
     return max(1, round(side_mm / mm_per_px))
 
