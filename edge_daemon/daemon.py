@@ -59,7 +59,6 @@ class Daemon:
         self._disk_trouble = ""
         self._disk_checked_s = time.monotonic()
         self._line_child: Popen[bytes] | None = None
-        self._broker_connected = None if config.mqtt is None else False
         self.metrics_port: int | None = None
 
     # ---------------------------------------------------------------- life
@@ -105,7 +104,7 @@ class Daemon:
 
     def _serve(self, station: Station) -> None:
         config = self._config
-        self._publisher = Publisher(self._bank, config.mqtt) if config.mqtt is not None else None
+        self._publisher = Publisher(self._bank, config.mqtt, config.station) if config.mqtt is not None else None
         self._line, self._line_child = self._connect_line()
         self._pipeline = Pipeline(
             config, station, self._camera, self._bank, self._line, self._metrics, self._record_is_durable
@@ -161,6 +160,8 @@ class Daemon:
             if reasons != self._ready_reasons:
                 log("not_ready" if reasons else "ready", ", ".join(reasons) or "the gate may open", reasons=reasons)
                 notify.status("ready" if not reasons else "not ready: " + ", ".join(reasons))
+                if self._publisher is not None:
+                    self._publisher.announce("not ready" if reasons else "ready")
                 self._ready_reasons = reasons
             self._gauges(not reasons)
             if self._reload.is_set():
@@ -178,8 +179,11 @@ class Daemon:
             troubles.append(self._disk_trouble)
         elif time.monotonic() - self._disk_checked_s > _DISK_SILENCE_S:
             troubles.append("DISK_SILENT")
+        plc = self._line.state
         if self._line.on_lost is not None:
             troubles.append("LINE_LOST")
+        elif plc is None or not plc.port_open:
+            troubles.append("PLC_PORT")
         return troubles
 
     def _gauges(self, ready: bool) -> None:
@@ -188,7 +192,7 @@ class Daemon:
         self._metrics.connections(
             camera=self._camera.trouble() is None,
             plc=plc is not None and plc.connected and self._line.on_lost is None,
-            broker=self._broker_connected,
+            broker=None if self._publisher is None else self._publisher.connected,
         )
 
     def _healthz(self) -> tuple[bool, str]:
@@ -301,8 +305,6 @@ class Daemon:
                 free = shutil.disk_usage(self._config.memory.database.parent).free
                 trouble = "DISK_FULL" if free < self._config.memory.min_free_bytes else ""
                 self._metrics.outbox(*self._bank.outbox_state())
-                if self._publisher is not None:
-                    self._broker_connected = self._publisher.state().connected
             except (StorageError, OSError) as error:
                 trouble = error.code if isinstance(error, StorageError) else "STORAGE"
             if trouble and not self._disk_trouble:

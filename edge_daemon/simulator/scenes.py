@@ -193,9 +193,9 @@ def conveyor_part(
 ) -> Radiograph:  # fmt: skip
     """One housing as it comes down the conveyor: always the same design, small differences of pose and exposure.
 
-    kind: ``sound`` nothing planted; ``acceptable`` 4 to 7 small, separate round pores, far below the reference plate
-    ``CONVEYOR_REFERENCE``; ``rejectable`` a field of round pores with at least three times the plate's worst
-    12.7 mm window; ``crack`` one crack of 8 to 15 mm. Everything lies in the 6 mm wall, clear of ribs and edges.
+    kind: ``sound`` nothing planted; ``acceptable`` 3 to 5 small, separate round pores in a loose group, well below the
+    reference plate ``CONVEYOR_REFERENCE``; ``rejectable`` a field of round pores with at least three times the plate's
+    worst 12.7 mm window; ``crack`` one crack of 8 to 15 mm. Everything lies in the 6 mm wall, clear of ribs and edges.
     """
     _check(size_px, mm_per_px)
     rng = np.random.default_rng(seed)
@@ -212,7 +212,7 @@ def conveyor_part(
     )
     bench = _Bench(thickness, mm_per_px)
     if kind == "acceptable":
-        _pores(rng, bench, number=int(rng.integers(4, 8)), diameter_mm=(0.50, 0.66), apart_mm=4.5, within_mm=None)
+        _pores(rng, bench, number=int(rng.integers(3, 6)), diameter_mm=(0.52, 0.64), apart_mm=2.2, within_mm=13.0)
     elif kind == "rejectable":
         limit_mm2 = plate_area_pct(*CONVEYOR_REFERENCE) / 100 * _WINDOW_MM**2 * _WORST_OVER_MEAN
         number = round(3.6 * limit_mm2 / (np.pi / 4 * 1.1**2))
@@ -238,21 +238,20 @@ def _flat_wall(bench: _Bench, clear_mm: float) -> NDArray[np.int64]:
 
 def _pores(
     rng: np.random.Generator, bench: _Bench, *, number: int, diameter_mm: tuple[float, float], apart_mm: float,
-    within_mm: float | None,
+    within_mm: float,
 ) -> None:  # fmt: skip
-    """Plant separate round pores in the plain wall, inside a square of ``within_mm`` around the first where given."""
+    """Plant separate round pores in the plain wall, inside a square of ``within_mm``."""
     px, width = bench.mm_per_px, bench.size_px[1]
     places = _flat_wall(bench, 1.3)
     y, x = places // width, places % width
-    if within_mm is not None:
-        # The square sits where the wall has most room: the candidate with most plain wall around it, of eight.
-        half = within_mm / 2 / px
-        best = -1
-        for first in rng.integers(0, len(places), 8).tolist():
-            near = (np.abs(y - y[first]) <= half) & (np.abs(x - x[first]) <= half)
-            if int(near.sum()) > best:
-                best, chosen = int(near.sum()), near
-        y, x = y[chosen], x[chosen]
+    # The square sits where the wall has most room: of eight candidates the one with most plain wall around it.
+    half = within_mm / 2 / px
+    best, chosen = -1, np.ones(len(places), bool)
+    for first in rng.integers(0, len(places), 8).tolist():
+        near = (np.abs(y - y[first]) <= half) & (np.abs(x - x[first]) <= half)
+        if int(near.sum()) > best:
+            best, chosen = int(near.sum()), near
+    y, x = y[chosen], x[chosen]
     taken: list[tuple[int, int]] = []
     for _ in range(60 * number):
         if len(taken) == number:
@@ -267,11 +266,11 @@ def _pores(
         pore = float(rng.uniform(*diameter_mm))
         pieces.append(ball(rng, pore, pore * rng.uniform(0.92, 1.0), pore * 1.1, rng.uniform(0, np.pi), px,
                            a - corner[1], b - corner[0]))  # fmt: skip
-    bench.plant("gas_porosity_round", within_mm or float(np.ptp(places // width) * px), pieces, corner)
+    bench.plant("gas_porosity_round", within_mm, pieces, corner)
 
 
 def _conveyor_crack(rng: np.random.Generator, bench: _Bench) -> None:
-    """One crack that stays in the plain wall: drawn again until at least nine tenths of its label lie there."""
+    """One crack that stays in the plain wall: drawn again until nearly all of its label lies there."""
     width = bench.size_px[1]
     places = _flat_wall(bench, 0.4)
     plain = np.zeros(bench.size_px, bool)

@@ -54,7 +54,7 @@ def write_bundle(
 
     tuning = range(TUNING_SEEDS_FROM, TUNING_SEEDS_FROM + tuning_pictures)
     engine = OnnxEngine(bundles.load(folder), threads=2)
-    known = range(TUNING_SEEDS_FROM + 10_000, TUNING_SEEDS_FROM + 10_000 + 3 * tuning_pictures)
+    known = range(TUNING_SEEDS_FROM + 10_000, TUNING_SEEDS_FROM + 10_000 + 4 * tuning_pictures)
     thresholds = calibrate(engine, tuning, known)
     engine.close()
     _write_json(folder / "thresholds.json", thresholds)

@@ -94,7 +94,7 @@ def test_what_the_units_start_exists() -> None:
         assert "/etc/edge-daemon/line.toml" in done.stderr
         assert settings(name)["Type"] == ["notify"]
         assert settings(name)["WatchdogSec"]
-    assert settings("edge-daemon.service")["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    assert settings("edge-daemon.service")["ExecReload"] == ['/bin/sh -c "kill -HUP $MAINPID"']
 
 
 def test_folders_of_the_units_are_the_defaults_of_the_program() -> None:
