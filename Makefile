@@ -28,13 +28,11 @@ $(VENV)/.demo: $(VENV)/bin/python setup.cfg pyproject.toml
 
 $(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml
 	@echo "==> installing edge-daemon and what its tests need"
-	@$(PIP) -e '.[dev,basler]'
 ifeq ($(REQUIRE_ALL),1)
-	@echo "==> installing what only a full run needs: Aravis bindings, PyTorch, TensorRT-RTX"
-	@$(PIP) -e '.[aravis]'
-	@$(PIP) -e '.[train]'
-	@$(PIP) -e '.[rtx-check]'
+	@echo "==> with what only a full run needs: Aravis bindings, PyTorch, TensorRT-RTX"
+	@$(PIP) -e '.[dev,basler,aravis,train,rtx-check]'
 else
+	@$(PIP) -e '.[dev,basler]'
 	@$(PIP) -e '.[aravis]' 2>/dev/null || echo "==> no Aravis bindings here: those tests will skip"
 endif
 	@touch $@
