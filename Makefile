@@ -1,5 +1,6 @@
 # make demo     the whole line on this machine          make test    everything that proves it
-# make bench    figures for BENCHMARKS.md               make wheel   a wheel and an sdist in dist/
+# make bench    figures for BENCHMARKS.md               make soak    1,000 parts at 300 a minute
+# make wheel    a wheel and an sdist in dist/           make lint    ruff, mypy, import-linter
 # Nothing but Python 3.10 or newer and make is needed; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ TEST_ARGS ?=
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus gir1.2-aravis-0.8 libgirepository1.0-dev \
 	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd
 
-.PHONY: demo test bench wheel lint clean system-packages
+.PHONY: demo soak test bench wheel lint clean system-packages
 .DEFAULT_GOAL := demo
 
 $(VENV)/bin/python:
@@ -39,6 +40,9 @@ endif
 
 demo: $(VENV)/.demo
 	@$(BIN)/edge-daemon demo $(DEMO_ARGS)
+
+soak: $(VENV)/.demo
+	@$(BIN)/edge-daemon demo --parts 1000 --rate 300/min
 
 system-packages:
 	@missing=""; for package in $(SYSTEM_PACKAGES); do \
