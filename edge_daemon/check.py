@@ -1,15 +1,22 @@
 """``edge-daemon check``: try everything a station needs, a line each, before the first part comes.
 
 It tries the real thing (opens the camera, sends a message to the broker, writes to the disk) and never stops at the
-first trouble. What it must not do is disturb a running line: a serial port in use is reported as such.
+first trouble. What it must not do is disturb a running line, or leave anything behind that the daemon would trip over:
+a camera or a serial port in use is reported as such and not touched, and no memory bank is made. Run it as the user
+the daemon runs as, else it says what another user may do.
 """
 
 from __future__ import annotations
 
+import errno
+import http.client
+import os
 import shutil
 import socket
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -99,6 +106,8 @@ def _engine(config: DaemonConfig) -> str:
 def _camera(config: DaemonConfig) -> str:
     from .capture import make_camera
 
+    if _daemon_may_run(config):
+        return f"{config.camera.kind} camera: in use by the running station, not tried"
     camera = make_camera(config.camera.kind, config.camera.options)
     try:
         camera.open()
@@ -112,6 +121,47 @@ def _camera(config: DaemonConfig) -> str:
         camera.close()
 
 
+def _daemon_may_run(config: DaemonConfig) -> bool:
+    """Whether the camera may be in the daemon's hands.
+
+    The daemon serves [watch] from before it opens the camera until after it has closed it. Where the port is any free
+    one, nobody can tell, and a line process that answers counts as a daemon.
+    """
+    watch = config.watch
+    if watch.port == 0:
+        return _line_process_answers(config)
+    return _answers(socket.AF_INET6 if ":" in watch.host else socket.AF_INET, (watch.host, watch.port))
+
+
+def _line_process_answers(config: DaemonConfig) -> bool:
+    from .errors import LineError
+
+    path = config.line.options.socket_path
+    try:
+        return _answers(socket.AF_UNIX, path)
+    except PermissionError:
+        raise LineError(
+            f"{path}: this user may not ask whether the station is running",
+            hint="run the check as the daemon's user: runuser -u edge-daemon -- edge-daemon check --config ...",
+        ) from None
+
+
+def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
+    """Whether somebody listens there; also True for one who is too busy to take the connection."""
+    kind = socket.SOCK_SEQPACKET if family == socket.AF_UNIX else socket.SOCK_STREAM
+    with socket.socket(family, kind) as probe:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(address)
+        except (TimeoutError, BlockingIOError):
+            return True
+        except PermissionError:
+            raise
+        except OSError:
+            return False
+        return True
+
+
 def _serial_port(config: DaemonConfig) -> str:
     from .errors import LineError
     from .line.options import LineOptions
@@ -119,13 +169,8 @@ def _serial_port(config: DaemonConfig) -> str:
     options: LineOptions = config.line.options
     import serial  # type: ignore[import-untyped]
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        try:
-            probe.connect(options.socket_path)
-        except OSError:
-            pass  # no line process runs: the port is ours to try
-        else:
-            return f"{options.port} is held by a running line process"
+    if _line_process_answers(config):
+        return f"{options.port} is held by a running line process"
     try:
         serial.Serial(options.port, options.baudrate, exclusive=True, timeout=0).close()
     except (OSError, ValueError) as error:
@@ -136,10 +181,12 @@ def _serial_port(config: DaemonConfig) -> str:
 
 
 def _broker(config: DaemonConfig) -> str:
+    from .config import check_mqtt_files
     from .publish import probe
 
     if config.mqtt is None:
         return "no [mqtt]: results stay in the memory bank"
+    check_mqtt_files(config)
     return probe(config.mqtt)
 
 
@@ -151,9 +198,21 @@ def _disk(config: DaemonConfig) -> str:
     for folder in (memory.database.parent, memory.pictures):
         if not folder.is_dir():
             raise StorageError(f"{folder} does not exist", hint=f"mkdir -p {folder}, owned by the daemon's user")
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".edge-daemon-check-") as trial:
+                trial.write(bytes(4096))
+                trial.flush()
+                os.fsync(trial.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"{folder} cannot be written: {error.strerror}", hint="does it belong to the daemon's user?"
+            ) from error
     free = shutil.disk_usage(memory.database.parent).free
     if free < memory.min_free_bytes:
         raise StorageError(f"{memory.database.parent}: {free / 1e6:.0f} MB free, less than min_free", hint="make room")
+    if not memory.database.exists():
+        # Not made here: a bank that belongs to whoever ran the check would stop the daemon.
+        return f"{memory.database} does not exist yet and can be made, {free / 1e9:.1f} GB free"
     with MemoryBank(memory.database) as bank:
         bank.check_writable()
     return f"{memory.database} can be written, {free / 1e9:.1f} GB free"
@@ -168,11 +227,23 @@ def _watch(config: DaemonConfig) -> str:
         except OSError as error:
             from .errors import UnavailableError
 
+            if error.errno == errno.EADDRINUSE and _serves_this_station(config):
+                return f"/metrics is served on {watch.host}:{watch.port} by the running station"
             raise UnavailableError(
                 f"{watch.host}:{watch.port} cannot be used for /metrics: {error.strerror}",
-                hint="is the daemon running already? Else choose another [watch] port",
+                hint="choose another [watch] port, or stop what uses this one",
             ) from None
     return f"/metrics can be served on {watch.host}:{watch.port}"
+
+
+def _serves_this_station(config: DaemonConfig) -> bool:
+    host = f"[{config.watch.host}]" if ":" in config.watch.host else config.watch.host
+    try:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://{host}:{config.watch.port}/metrics", timeout=2.0) as answer:
+            return f'station="{config.station}"' in answer.read(10_000_000).decode(errors="replace")
+    except (OSError, ValueError, http.client.HTTPException):
+        return False  # something else uses the port
 
 
 def run_checks(config_path: Path | None) -> Iterator[Finding]:

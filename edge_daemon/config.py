@@ -7,6 +7,7 @@ a test compares the list with this module.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,16 @@ from .line.options import DRIVERS, LineOptions
 from .publish import MqttOptions
 from .settings import Settings
 
-__all__ = ["CameraConfig", "DaemonConfig", "EngineConfig", "LineConfig", "MemoryConfig", "WatchConfig", "load_config"]
+__all__ = [
+    "CameraConfig",
+    "DaemonConfig",
+    "EngineConfig",
+    "LineConfig",
+    "MemoryConfig",
+    "WatchConfig",
+    "check_mqtt_files",
+    "load_config",
+]
 
 _T = TypeVar("_T")
 
@@ -30,7 +40,7 @@ KEEP = ("not_pass", "all", "none")
 class CameraConfig:
     """max_delay_s: a frame that comes later than this after its trigger may show another part, so it is not judged.
     max_early_s: a camera triggered by wire may deliver its frame this long before the PLC's telegram reaches us.
-    frozen_after: identical frames in a row that mean a frozen camera, 0 = never. width_px/height_px: expected size."""
+    frozen_after: the frame that is the n-th identical one in a row is refused, 0 = never. size_px: expected size."""
 
     kind: str
     options: BaslerOptions | AravisOptions | VideoOptions | FolderOptions
@@ -78,11 +88,13 @@ class WatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
-    """Everything ``edge-daemon run`` needs. sha256: of the file as read."""
+    """Everything ``edge-daemon run`` needs. sha256: of the file as read. recipe_number: what the PLC calls this recipe;
+    a part triggered with another number is not evaluable. None: the PLC's number is ignored."""
 
     path: Path
     station: str
     recipe: Path
+    recipe_number: int | None
     camera: CameraConfig
     engine: EngineConfig
     line: LineConfig
@@ -152,12 +164,15 @@ def _camera(table: Settings, deadline_s: float) -> CameraConfig:
     max_early_s = table.duration_s("max_early", 0.0, high=1.0)
     if max_early_s and getattr(options, "trigger", "") == "software":
         raise table.error("max_early", "goes with a camera that is not triggered by us", hint='trigger = "hardware"')
+    frozen_after = table.integer("frozen_after", 2, low=0, high=1000)
+    if frozen_after == 1:
+        raise table.error("frozen_after", "1 would refuse every frame", hint="2 or more, or 0 for never")
     return CameraConfig(
         kind=kind,
         options=options,
         max_delay_s=max_delay_s,
         max_early_s=max_early_s,
-        frozen_after=table.integer("frozen_after", 3, low=0, high=1000),
+        frozen_after=frozen_after,
         size_px=None if width is None else (width, height),
     )
 
@@ -169,7 +184,9 @@ def _checked(table: Settings, key: str, make: Callable[[], _T]) -> _T:
     except UsageError as error:
         if error.message.startswith(str(table.path)):
             raise
-        named = next((one for one in table.keys() if one in error.message.split("=")[0]), key)  # noqa: SIM118
+        # "mqtt.ca_file ..." names its key; other constructors say it in words.
+        said = re.match(r"\w+\.(\w+)", error.message)
+        named = next((one for one in table.keys() if one in (said[1] if said else error.message.split("=")[0])), key)  # noqa: SIM118
         raise table.error(named, error.message, error.hint) from None
 
 
@@ -198,7 +215,7 @@ def _mqtt(table: Settings, station: str) -> MqttOptions:
         "version": 5 if table.text("version", "5", choices=("5", "3.1.1")) == "5" else 311,
         "username": table.text("username", None),
         "password_file": table.file("password_file", None),
-        "ca_file": table.file("ca_file", None),
+        "ca_file": "system" if table.text("ca_file", None) == "system" else table.file("ca_file", None),
         "cert_file": table.file("cert_file", None),
         "key_file": table.file("key_file", None),
         "insecure": table.flag("insecure", False),
@@ -207,6 +224,16 @@ def _mqtt(table: Settings, station: str) -> MqttOptions:
     }
     options: MqttOptions = _checked(table, "host", lambda: MqttOptions(**values))
     return options
+
+
+def check_mqtt_files(config: DaemonConfig) -> None:
+    """Try the broker's password file and certificates; ConfigError names file, line and key.
+
+    No part of ``load_config``: the line process reads the same file and has no use for secrets.
+    """
+    table = Settings.load(config.path).table("mqtt", required=False)
+    if config.mqtt is not None and table is not None:
+        _checked(table, "host", config.mqtt.check_files)
 
 
 def load_config(path: Path) -> DaemonConfig:
@@ -219,6 +246,7 @@ def load_config(path: Path) -> DaemonConfig:
     assert station_table and line_table and camera_table and memory_table
     station = station_table.text("name")
     recipe = station_table.file("recipe")
+    recipe_number = station_table.integer("recipe_number", None, low=0, high=0xFFFF)
     line = _line(line_table)
     camera = _camera(camera_table, line.options.deadline_s)
     engine_table = settings.table("engine", required=False) or Settings(path, "", {})
@@ -253,4 +281,6 @@ def load_config(path: Path) -> DaemonConfig:
     ):
         if table is not None:
             table.close()
-    return DaemonConfig(path, station, recipe, camera, engine, line, mqtt, memory, watch, settings.sha256)
+    return DaemonConfig(
+        path, station, recipe, recipe_number, camera, engine, line, mqtt, memory, watch, settings.sha256
+    )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EdgeError, EngineError, RuleError
+from .errors import ConfigError, EdgeError, EngineError, RuleError
 from .judge import Limits, Measurement, Rule, Scale, TypeVerdict, Value, Verdict, judge, limits_of, measure
 from .judge.indications import Indication, find_indications
 from .judge.verdict import Comparison
@@ -178,12 +178,19 @@ def prepare_station(
     """Bind a recipe to an engine: measure its references with that very engine and collect the seals.
 
     Without a recipe the station only sees and, given a ``scale``, measures. Raises EngineError when a reference cannot
-    be measured.
+    be measured, ConfigError when a rule is for a type this engine cannot name.
     """
     if recipe is None:
         seals = Seals(engine.bundle.sha256, config=config)
         return Station(engine, scale, (), {}, {}, {}, None, seals)
     scale = scale or recipe.scale
+    for rule in recipe.rules:
+        if rule.type not in engine.bundle.types:
+            # A rule nobody can apply would read as "checked" in every record.
+            raise ConfigError(
+                f"{recipe.path}: the rule for {rule.type} cannot be applied: {engine.name} does not know this type",
+                hint=f"it knows {', '.join(engine.bundle.types)}; choose another engine or remove the rule",
+            )
     rules = recipe.rules_for(engine.bundle.types)
     working = max([max(scale.both), *(max(one.scale.both) for one in recipe.references.values())])
     by_type = {rule.type: rule for rule in rules}

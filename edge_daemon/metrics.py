@@ -60,6 +60,9 @@ METRICS: tuple[MetricDoc, ...] = (
     MetricDoc("edge_records_stored_total", "counter", (), "Records made durable in the memory bank."),
     MetricDoc("edge_permits_total", "counter", (), "Permits the gate has granted."),
     MetricDoc("edge_permits_refused_total", "counter", ("reason",), "Permits the gate has refused, by its reason."),
+    MetricDoc(
+        "edge_gate_disagreements_total", "counter", (), "Parts whose gate opened although their record is no PASS."
+    ),
     MetricDoc("edge_decision_duration_seconds", "histogram", (), "From the trigger to the granted permit."),
     MetricDoc("edge_stage_duration_seconds", "histogram", ("stage",), "Time spent in one stage of the line, per part."),
     MetricDoc("edge_deadline_missed_total", "counter", (), "Tickets that ended because no permit came in time."),
@@ -80,6 +83,7 @@ METRICS: tuple[MetricDoc, ...] = (
     MetricDoc("edge_open_tickets", "gauge", (), "Tickets the line process holds open."),
     MetricDoc("edge_triggers_overflowed_total", "counter", (), "Triggers not taken, because too many were unsettled."),
     MetricDoc("edge_line_protocol_errors_total", "counter", (), "Broken telegrams or frames on the serial line."),
+    MetricDoc("edge_permits_never_shown_total", "counter", (), "Permits granted that the PLC was never shown."),
     MetricDoc("edge_tickets_ended_total", "counter", ("reason",), "Tickets that ended without a permit, by reason."),
     MetricDoc("edge_engine_info", "gauge", ("name", "sha256", "backend"), "Always 1; the engine that serves now."),
     MetricDoc("edge_deadline_seconds", "gauge", (), "From a trigger to the last moment of a permit, as configured."),
@@ -170,6 +174,10 @@ class Metrics:
         """A part was rejected without a judgement; ``reason`` is a code, never free text."""
         self._child("edge_failsafe_rejects_total", reason).inc()
 
+    def gate_disagreed(self) -> None:
+        """The gate opened for a part whose record could only be written without knowing that."""
+        self._child("edge_gate_disagreements_total").inc()
+
     def unknown_type(self) -> None:
         """A part showed a defect of unknown type."""
         self._child("edge_unknown_type_parts_total").inc()
@@ -201,6 +209,7 @@ class Metrics:
         self._child("edge_open_tickets").set(state.open)
         self._follow("edge_triggers_overflowed_total", state.overflowed)
         self._follow("edge_line_protocol_errors_total", state.protocol_errors)
+        self._follow("edge_permits_never_shown_total", state.never_shown)
         for reason, count in state.ended.items():
             self._follow("edge_tickets_ended_total", count, reason)
 

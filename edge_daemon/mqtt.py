@@ -37,6 +37,8 @@ class MqttOptions:
     ca_file: turns TLS on; a PEM file, or ``"system"`` for the certificates of the operating system.
     cert_file, key_file: the client's own certificate, both or neither. password_file: its first line is the password.
     insecure: allows plain text to a host that is not loopback. client_id: ``""`` makes one from the topic root.
+
+    The files are read when needed, not when this is made: ``check_files`` tries them.
     """
 
     host: str
@@ -95,22 +97,48 @@ class MqttOptions:
                     f"mqtt.password_file {path} can be read by everybody", code="SECRET", hint=f"chmod 640 {path}"
                 )
             return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"mqtt.password_file cannot be read: {error}", hint="check its name and owner") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"mqtt.password_file {path} is not UTF-8", hint="save it as UTF-8") from error
+        except OSError as error:
+            raise _unreadable("password_file", path, error) from error
 
     def tls_context(self) -> ssl.SSLContext | None:
         """TLS settings (1.2 or newer, host name checked), or None for plain text. Raises ConfigError."""
         if self.ca_file is None:
             return None
+        ca_file = None if self.ca_file == "system" else self.ca_file
+        for key, path in (("ca_file", ca_file), ("cert_file", self.cert_file), ("key_file", self.key_file)):
+            if path is not None:
+                try:
+                    Path(path).read_bytes()
+                except OSError as error:
+                    raise _unreadable(key, path, error) from error
         try:
-            context = ssl.create_default_context(cafile=None if self.ca_file == "system" else self.ca_file)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if self.cert_file is not None:
-                context.load_cert_chain(self.cert_file, self.key_file)
+            context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:  # ssl.SSLError is one
-            files = ", ".join(name for name in (self.ca_file, self.cert_file, self.key_file) if name)
-            raise ConfigError(f"mqtt: certificates cannot be used: {error}", hint=f"check {files}") from error
+            raise ConfigError(
+                f"mqtt.ca_file {self.ca_file} cannot be used: {error}", hint="give certificates as PEM"
+            ) from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert_file is not None:
+            try:
+                # A password, so that OpenSSL does not ask for one at the terminal; a key without one ignores it.
+                context.load_cert_chain(self.cert_file, self.key_file, password="")
+            except OSError as error:
+                raise ConfigError(
+                    f"mqtt.cert_file {self.cert_file} cannot be used with {self.key_file}: {error}",
+                    hint="give a PEM certificate and its own key, without a passphrase",
+                ) from error
         return context
+
+    def check_files(self) -> None:
+        """Try the password file and the certificates. Raises ConfigError that names the key."""
+        self.password()
+        self.tls_context()
+
+
+def _unreadable(key: str, path: str | Path, error: OSError) -> ConfigError:
+    return ConfigError(f"mqtt.{key} {path} cannot be read: {error.strerror}", hint="check its name, owner and mode")
 
 
 def _is_loopback(host: str) -> bool:

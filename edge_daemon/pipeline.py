@@ -18,9 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .capture.protocol import Camera
 from .config import DaemonConfig
 from .errors import CameraError, EdgeError, GrabTimeout, StorageError
@@ -34,12 +31,14 @@ from .memory import MemoryBank
 from .metrics import Metrics
 from .publish import result_payload
 from .records import UNKNOWN_LABEL, Frame, Outcome, Record
+from .self_test import SelfTest
 from .tickets import GateAnswer, Ticket, utc_now
 
-__all__ = ["Part", "Pipeline", "final_verdict"]
+__all__ = ["Part", "Pipeline", "final_verdict", "gate_unknown"]
 
 _STORE_RETRY_S = 0.5
 _JUDGE_BACKLOG = 8  # parts that may wait for the judge; more are BUSY
+_NOTHING = not_evaluable("BUG", "no verdict")
 
 
 @dataclass(slots=True)
@@ -60,14 +59,22 @@ def final_verdict(verdict: Verdict, answer: GateAnswer | None) -> Verdict:
     if verdict.outcome is not Outcome.PASS or (answer is not None and answer.permitted):
         return verdict
     reason = answer.reason if answer is not None else "NO_ANSWER"
-    return not_evaluable(reason, f"judged PASS, but the gate stayed closed: {reason}")
+    if gate_unknown(verdict, answer):
+        text = f"judged PASS, but the line process went away: it is not known whether the gate opened ({reason})"
+    else:
+        text = f"judged PASS, but the gate stayed closed: {reason}"
+    return not_evaluable(reason, text)
+
+
+def gate_unknown(verdict: Verdict, answer: GateAnswer | None) -> bool:
+    """Whether nobody can say if the gate opened: a permit was asked for, and who had to answer is gone."""
+    return verdict.outcome is Outcome.PASS and answer is not None and answer.reason == "LINE_LOST"
 
 
 class Pipeline:
     """Three threads and the queues between them.
 
-    ``station`` may be replaced while parts are on their way: a part keeps the one it was judged with. ``finished`` is
-    called, in the store thread, with the ticket of each record that has become durable.
+    ``finished`` is called, in the thread that stores, with the ticket of each record that has become durable.
     """
 
     def __init__(
@@ -86,12 +93,16 @@ class Pipeline:
         self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._frames: queue.Queue[Part | None] = queue.Queue(maxsize=_JUDGE_BACKLOG)
         self._done: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
+        self._refusing = threading.Event()
         self._stopping = threading.Event()
         self._judging_since_ns = 0
-        self._under_way: dict[str, None] = {}
+        self._retired: queue.SimpleQueue[Station] = queue.SimpleQueue()
+        self._state = threading.Lock()  # guards the four below
+        self._under_way: dict[str, int | None] = {}  # record id -> when the next part's trigger came
+        self._newest: str | None = None
+        self._ended: dict[str, GateAnswer] = {}
         self._unanswered: dict[str, Part] = {}
-        self._unanswered_lock = threading.Lock()
-        self._self_test = _SelfTest(config.watch.self_test_s)
+        self._self_test = SelfTest(config.watch.self_test_s)
         self._storage_trouble = ""
         self._threads = [
             threading.Thread(target=target, name=f"edge-{target.__name__.strip('_')}", daemon=True)
@@ -105,34 +116,60 @@ class Pipeline:
             thread.start()
 
     def submit(self, ticket: Ticket) -> None:
-        """Hand over a fresh ticket. Never blocks."""
-        self._under_way[ticket.record_id] = None
+        """Hand over a fresh ticket, in the order of the triggers. Never blocks."""
+        with self._state:
+            if self._newest in self._under_way:
+                self._under_way[self._newest] = ticket.trigger_ns
+            self._under_way[ticket.record_id], self._newest = None, ticket.record_id
         self._tickets.put(ticket)
 
     def on_their_way(self) -> frozenset[str]:
         """Record ids of the tickets that have entered and have no durable record yet."""
-        return frozenset(self._under_way.copy())
+        with self._state:
+            return frozenset(self._under_way)
 
     def use_line(self, line: LineClient) -> None:
         """Speak to a new line process from now on."""
         self._line = line
 
+    def use_station(self, station: Station) -> None:
+        """Judge the next part with another recipe. A part keeps the station it was judged with; the engine before is
+        closed by the thread that used it. Raises what the new engine's self-test raises; then nothing has changed."""
+        SelfTest(self._config.watch.self_test_s).run(station)
+        before, self.station = self.station, station
+        self._retired.put(before)
+
     def ended(self, ticket: Ticket, answer: GateAnswer) -> None:
-        """The line's final answer to a ticket. Needed only where ``permit`` came back without one."""
-        with self._unanswered_lock:
+        """The line's final answer to a ticket. Needed only where ``permit`` came back, or comes back, without one."""
+        with self._state:
             part = self._unanswered.pop(ticket.record_id, None)
+            if part is None and ticket.record_id in self._under_way:
+                self._ended[ticket.record_id] = answer
         if part is not None:
             part.answer = answer
             self._done.put(part)
 
+    def refuse(self) -> None:
+        """The daemon is stopping: parts that come from now on are not inspected. Those on their way are finished."""
+        self._refusing.set()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until no part is on its way; False when there still is one."""
+        until_s = time.monotonic() + timeout_s
+        while self.on_their_way() and time.monotonic() < until_s:
+            time.sleep(0.01)
+        return not self.on_their_way()
+
     def stop(self, timeout_s: float) -> bool:
-        """Finish what is on its way, write its records, end the threads; False if one did not end in time."""
+        """End the threads, once their queues are empty; False if one did not end in time. Safe before ``start``."""
+        self._refusing.set()
         self._stopping.set()
         until_s = time.monotonic() + timeout_s
         self._tickets.put(None)
-        for thread in self._threads:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for thread in started:
             thread.join(max(0.0, until_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in started)
 
     def troubles(self) -> list[str]:
         """Why the station must not be Ready, as far as this pipeline knows; empty when all is well. Never blocks."""
@@ -172,8 +209,11 @@ class Pipeline:
 
     def _frame_of(self, ticket: Ticket, now_ns: int) -> Frame:
         """The frame of this very trigger; CameraError with a code when there is none that surely is."""
-        if self._stopping.is_set():
+        if self._refusing.is_set():
             raise CameraError("the daemon is stopping", code="STOPPING")
+        wanted = self._config.recipe_number
+        if wanted is not None and ticket.recipe != wanted:
+            raise CameraError(f"the PLC asks for recipe {ticket.recipe}, this station serves {wanted}", code="RECIPE")
         latest_ns = min(ticket.trigger_ns + int(1e9 * self._config.camera.max_delay_s), ticket.deadline_ns)
         if now_ns >= latest_ns:
             raise CameraError("the camera was busy with earlier parts when this one came", code="BUSY")
@@ -195,24 +235,40 @@ class Pipeline:
             try:
                 part = self._frames.get(timeout=0.2)
             except queue.Empty:
-                self._self_test.run_if_due(self.station)
+                self._look_after_engine()
                 continue
             if part is None:
                 break
+            parked = False
             self._judging_since_ns = time.monotonic_ns()
             try:
-                self._decide(part)
+                parked = self._decide(part)
             except Exception as error:  # noqa: BLE001 - a bug here is a reject and a record, never a silent part
                 log("judge_bug", f"{type(error).__name__}: {error}", level=40, error=error)
-                part.verdict = not_evaluable("BUG", f"{type(error).__name__}: {error}")
+                if part.answer is None:
+                    part.verdict = not_evaluable("BUG", f"{type(error).__name__}: {error}")
+                    self._line.inform(part.ticket, _note(part, part.verdict))
             finally:
                 self._judging_since_ns = 0
-                if part.ticket.record_id not in self._unanswered:
+                if not parked:
                     self._done.put(part)
-            self._self_test.run_if_due(self.station)
+            self._look_after_engine()
         self._done.put(None)
 
-    def _decide(self, part: Part) -> None:
+    def _look_after_engine(self) -> None:
+        """Between two parts: close engines nobody needs any more, and let the present one prove itself when due."""
+        while not self._retired.empty():
+            self._retired.get().engine.close()
+        station = self.station
+        if self._self_test.is_due(station):
+            self._judging_since_ns = time.monotonic_ns()
+            try:
+                self._self_test.run_quietly(station)
+            finally:
+                self._judging_since_ns = 0
+
+    def _decide(self, part: Part) -> bool:
+        """Judge one part and ask for its permit; True when its answer is still to come (``ended`` finishes it)."""
         part.station = station = self.station
         started_ns = last_ns = time.monotonic_ns()
         part.ms["queue"] = (started_ns - part.ticket.trigger_ns) / 1e6 - part.ms["capture"]
@@ -233,28 +289,51 @@ class Pipeline:
                 except EdgeError as error:
                     self._self_test.demand()
                     part.verdict = not_evaluable(error.code, str(error))
-        verdict = part.verdict or not_evaluable("BUG", "no frame and no reason")
-        part.verdict = verdict
-        if verdict.outcome is Outcome.PASS and time.monotonic_ns() >= part.ticket.deadline_ns:
-            part.answer = GateAnswer(False, "DEADLINE", time.monotonic_ns())
-        elif verdict.outcome is Outcome.PASS:
-            try:
-                # The record is durable before the gate may open: no record, no permit.
-                self._bank.intend(part.ticket, self._config.station, self._document(part, verdict))
-            except StorageError as error:
-                self._storage_trouble = error.code
-                part.verdict = not_evaluable("STORAGE", str(error))
-            else:
-                lap("intend")
-                answer = self._line.permit(part.ticket, _note(part, verdict))
-                lap("permit")
-                if answer.reason == "NO_ANSWER":
-                    # The gate may or may not have opened; the line's TicketEnded says so, and the record waits for it.
-                    with self._unanswered_lock:
+        part.verdict = part.verdict or not_evaluable("BUG", "no frame and no reason")
+        if part.verdict.outcome is Outcome.PASS and self._may_ask(part, lap):
+            answer = self._line.permit(part.ticket, _note(part, part.verdict))
+            lap("permit")
+            if answer.reason == "NO_ANSWER":
+                # The gate may or may not have opened; the line's TicketEnded says so, and the record waits for it.
+                with self._state:
+                    part.answer = self._ended.get(part.ticket.record_id)
+                    if part.answer is None:
+                        part.answer = answer
                         self._unanswered[part.ticket.record_id] = part
+                        return True
+            else:
                 part.answer = answer
-                return
+            return False
         self._line.inform(part.ticket, _note(part, part.verdict))
+        return False
+
+    def _may_ask(self, part: Part, lap: Callable[[str], None]) -> bool:
+        """Whether a part judged PASS may ask for its permit; if not, its verdict or answer says why."""
+        if time.monotonic_ns() >= part.ticket.deadline_ns:
+            part.answer = GateAnswer(False, "DEADLINE", time.monotonic_ns())
+            return False
+        try:
+            # The record is durable before the gate may open: no record, no permit.
+            self._bank.intend(part.ticket, self._config.station, self._document(part, part.verdict or _NOTHING))
+        except StorageError as error:
+            self._storage_trouble = error.code
+            part.verdict = not_evaluable("STORAGE", str(error))
+            return False
+        lap("intend")
+        # As late as possible, so that a trigger that arrived meanwhile is known: a camera that missed this part's
+        # exposure delivers the next part's, and that frame must not open the gate for this one.
+        with self._state:
+            next_trigger_ns = self._under_way.get(part.ticket.record_id)
+        early_ns = int(1e9 * self._config.camera.max_early_s)
+        if next_trigger_ns is not None and part.frame is not None:
+            behind_ns = next_trigger_ns - early_ns - part.frame.captured_ns
+            if behind_ns <= 0:
+                part.verdict = not_evaluable(
+                    "FRAME_LOST",
+                    f"the frame came {-behind_ns / 1e6:.0f} ms after the next part's trigger and may show that part",
+                )
+                return False
+        return True
 
     # ---------------------------------------------------------------- store
 
@@ -268,24 +347,22 @@ class Pipeline:
                 self._storage_trouble = "STORE_BUG"
 
     def _record(self, part: Part) -> None:
-        verdict = final_verdict(part.verdict or not_evaluable("BUG", "no verdict"), part.answer)
-        document = self._document(part, verdict)
+        judged = part.verdict or _NOTHING
+        verdict = final_verdict(judged, part.answer)
+        try:
+            document = self._document(part, verdict)
+        except Exception as error:  # noqa: BLE001 - a record with less in it is better than none
+            log("document_bug", f"{type(error).__name__}: {error}", level=40, error=error,
+                record_id=part.ticket.record_id)  # fmt: skip
+            if verdict.outcome is not Outcome.PASS:  # what the gate did is true whatever happens to its description
+                verdict = not_evaluable("BUG", f"{type(error).__name__}: {error}")
+            part.inspection = part.frame = None
+            document = self.bare_document(part.ticket, verdict)
+            document["gate"] = _gate_document(part, judged)
         pictures = self._keep_pictures(part, verdict)
-        self.store_document(part.ticket, verdict.outcome, verdict.result, document, pictures)
-        self._count(part, verdict)
-
-    def store_document(
-        self, ticket: Ticket, outcome: Outcome, result: str, document: dict[str, Any], pictures: Path | None = None
-    ) -> None:
-        """Make one record durable, trying until it is or the daemon stops; then tell the line to forget the ticket."""
-        record = Record(
-            ticket.record_id, ticket.part_id, self._config.station, ticket.trigger_utc, outcome, result, document
-        )
-        topic = None if self._config.mqtt is None else f"{self._config.mqtt.topic_root}/inspection/result"
-        payload = None if topic is None else result_payload(record)
         while True:
             try:
-                self._bank.store(record, topic, payload, pictures=None if pictures is None else str(pictures))
+                stored = self.store_document(part.ticket, verdict.outcome, document, pictures)
                 break
             except StorageError as error:
                 if not self._storage_trouble:
@@ -294,12 +371,41 @@ class Pipeline:
                 if self._stopping.wait(_STORE_RETRY_S):
                     # The journal or the line process still holds this ticket; the next start writes its record.
                     return
-        if self._storage_trouble:
+        if self._storage_trouble not in ("", "STORE_BUG"):
             log("storage_back", "records are written again")
             self._storage_trouble = ""
-        self._under_way.pop(ticket.record_id, None)
-        self._metrics.record_stored()
+        if stored:
+            self._count(part, verdict)
+
+    def store_document(
+        self, ticket: Ticket, outcome: Outcome, document: dict[str, Any], pictures: Path | None = None
+    ) -> bool:
+        """Make one record durable and tell the line to forget its ticket; False where it was durable before.
+
+        Raises StorageError; then nothing has changed.
+        """
+        result = outcome.result
+        record = Record(
+            ticket.record_id, ticket.part_id, self._config.station, ticket.trigger_utc, outcome, result, document
+        )
+        topic = None if self._config.mqtt is None else f"{self._config.mqtt.topic_root}/inspection/result"
+        payload = None if topic is None else result_payload(record)
+        stored = self._bank.store(record, topic, payload, pictures=None if pictures is None else str(pictures))
+        with self._state:
+            self._under_way.pop(ticket.record_id, None)
+            self._ended.pop(ticket.record_id, None)
+        if stored:
+            self._metrics.record_stored()
         self._finished(ticket)
+        return stored
+
+    def bare_document(self, ticket: Ticket, verdict: Verdict) -> dict[str, Any]:
+        """The document of a part of which nothing is known but its ticket."""
+        document = document_of(
+            self.station, None, record_id=ticket.record_id, image=None, image_sha256=None, verdict=verdict
+        )
+        document.update(part_id=ticket.part_id, station=self._config.station, trigger_utc=ticket.trigger_utc)
+        return document
 
     def _document(self, part: Part, verdict: Verdict) -> dict[str, Any]:
         """The record's document: that of ``inspect --json``, and what only the line knows."""
@@ -324,11 +430,7 @@ class Pipeline:
                 "delay_ms": round((part.frame.captured_ns - part.ticket.trigger_ns) / 1e6, 3),
             }
         if part.answer is not None:
-            document["gate"] = {
-                "permitted": part.answer.permitted,
-                "reason": part.answer.reason,
-                "decision_ms": round((part.answer.at_ns - part.ticket.trigger_ns) / 1e6, 3),
-            }
+            document["gate"] = _gate_document(part, part.verdict or _NOTHING)
         return document
 
     def _keep_pictures(self, part: Part, verdict: Verdict) -> Path | None:
@@ -343,9 +445,8 @@ class Pipeline:
             if part.inspection is not None:
                 write_png_atomic(folder / "labels.png", part.inspection.labels)
                 write_png_atomic(folder / "highlight.png", highlight(part.frame.pixels, part.inspection.labels))
-        except StorageError as error:
-            # The record matters more than its pictures; without space there is no Ready soon anyway.
-            log("pictures_lost", str(error), level=30, record_id=part.ticket.record_id)
+        except Exception as error:  # noqa: BLE001 - the record matters more than its pictures, whatever ails them
+            log("pictures_lost", f"{type(error).__name__}: {error}", level=30, record_id=part.ticket.record_id)
             return None
         return folder
 
@@ -365,6 +466,18 @@ class Pipeline:
             metrics.stage(stage, ms / 1e3)
 
 
+def _gate_document(part: Part, judged: Verdict) -> dict[str, Any] | None:
+    """What the gate did; ``permitted`` is null where nobody can say."""
+    answer = part.answer
+    if answer is None:
+        return None
+    return {
+        "permitted": None if gate_unknown(judged, answer) else answer.permitted,
+        "reason": answer.reason,
+        "decision_ms": round((answer.at_ns - part.ticket.trigger_ns) / 1e6, 3),
+    }
+
+
 def _note(part: Part, verdict: Verdict) -> ResultNote:
     severities = [one.severity for one in verdict.types if one.severity is not None]
     unknown = part.inspection is not None and bool((part.inspection.labels == UNKNOWN_LABEL).any())
@@ -374,53 +487,3 @@ def _note(part: Part, verdict: Verdict) -> ResultNote:
         severity_x10=round(10 * max(severities)) if severities else SEVERITY_NONE,
         unknown=unknown,
     )
-
-
-class _SelfTest:
-    """The engine must see the same thing in the same picture, again and again.
-
-    Picture: the first reference plate, else a fixed pattern. The answer of the first run after a start or a recipe
-    change is the expectation; engines are deterministic (same machine, same backend), so any difference is a fault.
-    """
-
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._due_s = 0.0
-        self._seen: tuple[Station, bytes] | None = None
-        self.trouble = "SELF_TEST_PENDING"
-
-    def demand(self) -> None:
-        """Run at the next occasion: the engine has just broken its promise."""
-        self._due_s, self.trouble = 0.0, "SELF_TEST_PENDING"
-
-    def run_if_due(self, station: Station) -> None:
-        """Run when the interval has passed or the station has changed; a failure becomes ``trouble``."""
-        if time.monotonic() < self._due_s and self._seen is not None and self._seen[0] is station:
-            return
-        try:
-            self.run(station)
-        except EdgeError as error:
-            if self.trouble != "SELF_TEST_FAILED":
-                log("self_test_failed", str(error), level=40)
-            self.trouble = "SELF_TEST_FAILED"
-            self._due_s = time.monotonic() + min(self._every_s, 5.0)
-
-    def run(self, station: Station) -> None:
-        """One self-test. Raises EdgeError when the engine fails or answers otherwise than before."""
-        answer = station.inspect(_test_picture(station)).labels.tobytes()
-        if self._seen is not None and self._seen[0] is station and self._seen[1] != answer:
-            raise EdgeError("the engine answers the same picture differently than before", code="SELF_TEST")
-        if self.trouble == "SELF_TEST_FAILED":
-            log("self_test_back", "the engine passes its self-test again")
-        self._seen, self.trouble = (station, answer), ""
-        self._due_s = time.monotonic() + self._every_s
-
-
-def _test_picture(station: Station) -> NDArray[Any]:
-    for reference in station.references.values():
-        plate: NDArray[Any] = next(iter(reference.images.values())).pixels
-        return plate
-    ramp = np.linspace(40, 200, 256, dtype=np.float32)
-    pattern = ramp[None, :] + 20 * np.sin(np.arange(256, dtype=np.float32)[:, None] / 7)
-    picture: NDArray[Any] = np.clip(pattern, 0, 255).astype(np.uint8)
-    return picture

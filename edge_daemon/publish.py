@@ -171,8 +171,7 @@ class Publisher:
         poll_s: float = 2.0,
         ack_timeout_s: float = 20.0,
     ) -> None:
-        options.password()
-        options.tls_context()
+        options.check_files()
         self._bank = bank
         self._options = options
         self._station = options.topic_root.rsplit("/", 1)[1] if station is None else station

@@ -60,7 +60,11 @@ class Camera(Protocol):
         ...
 
     def trouble(self) -> Reason | None:
-        """Why the next grab would fail as far as is known without trying; None when all is well. Never blocks."""
+        """Why the next grab would fail as far as is known without trying; None when all is well.
+
+        Waits for no frame and no lock that ``grab`` or ``open`` holds for long. It may look at a disk; whoever must not
+        wait even for that asks a ``ReconnectingCamera``, which never blocks here.
+        """
         ...
 
 

@@ -1,13 +1,20 @@
 """One policy for every camera: notice loss, reconnect in the background, refuse frozen and foreign frames.
 
 The line must never wait for a camera to come back: while it is lost ``grab`` fails at once, the part is rejected, and a
-thread of its own tries again every ``retry_s``. One log line when it goes, one when it is back.
+thread of its own, the keeper, tries again every ``retry_s``. One log line when it goes, one when it is back.
+
+A frozen camera is closed and opened too: it keeps the station from being Ready, so no trigger would ever show that it
+moves again. The picture it froze on stays in mind, so that it is refused at once when it comes again.
+
+Only the keeper asks a camera whether it is well, because the answer may need a disk or a network that hangs;
+``trouble`` gives the last answer, and calls a camera lost whose answer is overdue.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -23,6 +30,8 @@ _LOG = logging.getLogger("edge_daemon.capture")
 
 #: After these the connection is still there: reconnecting would not help.
 _CONNECTED = frozenset({"GRAB_TIMEOUT", "FRAME_BROKEN", "FROZEN", "WRONG_SIZE", "END"})
+#: How much longer than two looks a busy machine may take until a camera's answer counts as overdue.
+_OVERDUE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +39,17 @@ class CapturePolicy:
     """What is asked of every camera.
 
     retry_s: time between two attempts to reconnect, and between two looks whether an idle camera is still there.
-    frozen_after: that many frames in a row, identical to the last bit, are a frozen camera; 0: never. A real sensor's
-    noise makes two identical frames all but impossible, also in the dark; a saturated or blank picture can repeat.
+    frozen_after: the frame that is the n-th in a row, identical to the last bit, is refused, and so are those that
+    follow; 0: never. With 2 no part is judged by the picture of the part before it. A real sensor's noise makes two
+    identical frames all but impossible, also in the dark; a saturated or blank picture can repeat, and so can a file.
+    reopen_s: least time between two attempts to wake a frozen camera by closing and opening it.
     lost_after_timeouts: that many grabs in a row without a frame are a lost camera; 0: never.
     expect_px: (width, height) every frame must have; expect_bits: 8 or 16; expect_channels: 1 or 3; None: any.
     """
 
     retry_s: float = 0.5
-    frozen_after: int = 3
+    frozen_after: int = 2
+    reopen_s: float = 5.0
     lost_after_timeouts: int = 3
     expect_px: tuple[int, int] | None = None
     expect_bits: int | None = None
@@ -46,6 +58,8 @@ class CapturePolicy:
     def __post_init__(self) -> None:
         if not 0.01 <= self.retry_s <= 600:
             raise ConfigError(f"camera retry interval {self.retry_s} s is out of range", hint="10 ms to 600 s")
+        if not 0.01 <= self.reopen_s <= 3600:
+            raise ConfigError(f"camera reopen interval {self.reopen_s} s is out of range", hint="10 ms to 1 h")
         if self.frozen_after < 0 or self.frozen_after == 1:
             raise ConfigError(f"frozen_after = {self.frozen_after} is out of range", hint="2 or more, or 0 for never")
         if self.lost_after_timeouts < 0:
@@ -59,14 +73,18 @@ class ReconnectingCamera:
         self._camera = camera
         self._policy = policy or CapturePolicy()
         self._control = threading.RLock()  # one thread at a time opens, closes
-        self._state = threading.Condition()  # guards everything below
-        self._lost: CameraError | None = None
+        self._state = threading.Condition()  # guards the writing of what follows; held for moments only
         self._keeper: threading.Thread | None = None
         self._stop = threading.Event()
-        self._timeouts = 0
-        self._last: Frame | None = None
-        self._repeats = 1
+        self._lost: CameraError | None = None
         self._frozen = False
+        self._reopening = False
+        self._connection = 0  # counts openings, so that the error of a grab can be told to belong to an earlier one
+        self._timeouts = 0
+        self._reported: Reason | None = None  # what the camera last said of itself, and when
+        self._answered_s = 0.0
+        self._last: Frame | None = None  # these two belong to the thread that grabs
+        self._repeats = 1
 
     @property
     def identity(self) -> str:
@@ -93,13 +111,13 @@ class ReconnectingCamera:
                 lost = error
             with self._state:
                 self._stop = threading.Event()
-                self._lost = None
-                self._timeouts = 0
-                if lost is not None:
-                    self._lose(lost)
+                self._connection += 1
+                self._opened()
                 self._keeper = threading.Thread(
                     target=self._keep, args=(self._stop,), name=f"keeper of {self.identity}", daemon=True
                 )
+            if lost is not None:
+                self._lose(lost, self._connection)
             self._keeper.start()
 
     def __enter__(self) -> ReconnectingCamera:
@@ -122,14 +140,18 @@ class ReconnectingCamera:
             self._camera.close()
 
     def trouble(self) -> Reason | None:
-        with self._state:
-            if self._keeper is None:
-                return Reason("CLOSED", f"camera {self.identity} is not open")
-            if self._lost is not None:
-                return Reason("LOST", self._lost.message)
-            if self._frozen:
-                return Reason("FROZEN", f"camera {self.identity} shows the same picture again and again")
-        return self._camera.trouble()
+        # Without the lock, from values read once: nothing that another thread is busy with can hold up the caller.
+        lost, reported = self._lost, self._reported
+        if self._keeper is None:
+            return Reason("CLOSED", f"camera {self.identity} is not open")
+        if lost is not None:
+            return Reason("LOST", lost.message)
+        if self._frozen:
+            return Reason("FROZEN", f"camera {self.identity} shows the same picture again and again")
+        silent_s = time.monotonic() - self._answered_s
+        if silent_s > 2 * self._policy.retry_s + _OVERDUE_S:
+            return Reason("LOST", f"camera {self.identity} has not said for {silent_s:.1f} s whether it is well")
+        return reported
 
     def grab(self, timeout_s: float, *, after_ns: int) -> Frame:
         with self._state:
@@ -141,18 +163,23 @@ class ReconnectingCamera:
                     code="LOST",
                     hint=self._lost.hint or "check cable and power; it is taken back by itself",
                 )
+            if self._reopening:
+                raise self._being_reopened()
+            connection = self._connection
         try:
             frame = self._camera.grab(timeout_s, after_ns=after_ns)
         except GrabTimeout as error:
             with self._state:
                 self._timeouts += 1
-                if self._policy.lost_after_timeouts and self._timeouts >= self._policy.lost_after_timeouts:
-                    self._lose(error)
+                gone = 0 < self._policy.lost_after_timeouts <= self._timeouts
+            if gone:
+                self._lose(error, connection)
             raise
         except CameraError as error:
-            if error.code not in _CONNECTED:
-                with self._state:
-                    self._lose(error)
+            if error.code == "END":
+                self._reported = Reason(error.code, error.message)
+            elif error.code not in _CONNECTED and not self._lose(error, connection):
+                raise self._being_reopened() from error
             raise
         with self._state:
             self._timeouts = 0
@@ -185,12 +212,12 @@ class ReconnectingCamera:
         last, self._last = self._last, frame
         self._repeats = self._repeats + 1 if last is not None and _identical(last, frame) else 1
         frozen = self._repeats >= self._policy.frozen_after
-        if frozen != self._frozen:
-            self._frozen = frozen
-            if frozen:
-                _LOG.error("camera %s is frozen: %d identical frames in a row", self.identity, self._repeats)
-            else:
-                _LOG.warning("camera %s moves again", self.identity)
+        with self._state:
+            changed, self._frozen = frozen != self._frozen, frozen
+        if changed and frozen:
+            _LOG.error("camera %s is frozen: %d identical frames in a row", self.identity, self._repeats)
+        elif changed:
+            _LOG.warning("camera %s moves again", self.identity)
         if frozen:
             raise CameraError(
                 f"camera {self.identity} is frozen: {self._repeats} identical frames in a row",
@@ -198,40 +225,70 @@ class ReconnectingCamera:
                 hint="restart the camera; for a source without noise set frozen_after = 0",
             )
 
-    def _lose(self, error: CameraError) -> None:
-        """Held: the state lock."""
-        if self._lost is None and not self._stop.is_set():
-            self._lost = error
-            _LOG.error("camera %s is lost: %s", self.identity, error)
+    def _being_reopened(self) -> CameraError:
+        return CameraError(
+            f"camera {self.identity} is being closed and opened again",
+            code="FROZEN" if self._frozen else "LOST",
+            hint="the next part finds it open, or learns why not",
+        )
+
+    def _lose(self, error: CameraError, connection: int) -> bool:
+        """Call it lost; False when the keeper has closed it since ``connection``: the error is the echo of that."""
+        with self._state:
+            if self._stop.is_set():
+                return True
+            if connection != self._connection:
+                return False
+            news, self._lost = self._lost is None, error
             self._state.notify_all()
+        if news:
+            _LOG.error("camera %s is lost: %s", self.identity, error)
+        return True
+
+    def _opened(self) -> None:
+        """It has just been opened. ``_last`` and ``_repeats`` stay. Held: the state lock."""
+        self._lost = self._reported = None
+        self._frozen = self._reopening = False
+        self._timeouts = 0
+        self._answered_s = time.monotonic()
 
     def _keep(self, stop: threading.Event) -> None:
-        """The keeper thread: reconnects, and looks after a camera nobody grabs from."""
+        """The keeper thread: reconnects, wakes a frozen camera, and looks after one that nobody grabs from."""
+        reopened_s = -self._policy.reopen_s
         while not stop.is_set():
             with self._state:
                 if self._lost is None:
                     self._state.wait(self._policy.retry_s)
+                if stop.is_set():
+                    return
                 lost = self._lost is not None
-            if stop.is_set():
-                return
-            if not lost:
-                trouble = self._camera.trouble()
-                if trouble is not None and trouble.code not in _CONNECTED:
-                    with self._state:
-                        self._lose(CameraError(trouble.text, code=trouble.code))
+                frozen = self._frozen and time.monotonic() - reopened_s >= self._policy.reopen_s
+                if lost or frozen:
+                    self._reopening = True
+                    self._connection += 1
+            if not (lost or frozen):
+                self._look()
                 continue
             self._camera.close()
             try:
                 self._camera.open()
             except CameraError as error:
-                with self._state:
-                    self._lost = error
+                self._lose(error, self._connection)
                 stop.wait(self._policy.retry_s)
                 continue
+            reopened_s = time.monotonic()
             with self._state:
-                self._lost = None
-                self._timeouts = 0
-            _LOG.warning("camera %s is back", self.identity)
+                self._opened()
+            what = "is back" if lost else "was frozen; it has been closed and opened again"
+            _LOG.warning("camera %s %s", self.identity, what)
+
+    def _look(self) -> None:
+        """Ask the camera how it is, and keep the answer."""
+        trouble = self._camera.trouble()
+        if trouble is not None and trouble.code not in _CONNECTED:
+            self._lose(CameraError(trouble.text, code=trouble.code), self._connection)
+        else:
+            self._reported, self._answered_s = trouble, time.monotonic()
 
 
 def _identical(one: Frame, other: Frame) -> bool:

@@ -283,8 +283,8 @@ class StreamCamera(ABC):
         try:
             job(stop)
         except CameraError as error:
-            # Not the exception itself: its frames hold the driver's objects, and whoever drops the last of them waits for
-            # a camera that is gone (2.5 s with GigE Vision). That must be this thread, never the one that grabs.
+            # Not the exception itself: its frames hold the driver's objects, and whoever drops the last of them waits
+            # for a camera that is gone (2.5 s with GigE Vision). That must be this thread, never the one that grabs.
             failure = CameraError(error.message, code=error.code, hint=error.hint)
         finally:
             with self._state:

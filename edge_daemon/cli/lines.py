@@ -85,16 +85,18 @@ def _demo(args: argparse.Namespace) -> int:
         show=lambda text: print(text, file=sys.stderr if args.json else sys.stdout, flush=True),
     )
     emit(report.document(), report.text(), as_json=args.json)
-    return 0 if report.agrees else 1
+    return 0 if report.ok else 1
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..config import load_config
+    from ..config import check_mqtt_files, load_config
     from ..daemon import Daemon
     from ..logs import start_logging
 
     start_logging()
-    return Daemon(load_config(args.config)).run()
+    config = load_config(args.config)
+    check_mqtt_files(config)
+    return Daemon(config).run()
 
 
 def _line(args: argparse.Namespace) -> int:
@@ -116,6 +118,8 @@ def _line(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from ..check import run_checks
 
+    # Looking at pictures takes all cores, and a line may be running beside it.
+    os.nice(19)
     worst = 0
     for finding in run_checks(args.config):
         text = f"{'ok  ' if finding.ok else 'FAIL'} {finding.what}: {finding.text}"

@@ -55,7 +55,11 @@ class Counts:
 
 @dataclass(slots=True)
 class DemoReport:
-    """What the four places counted, and how long the answer took. agrees: all four say the same."""
+    """What the four places counted, and how long the answer took. agrees: all four say the same.
+
+    daemon_exit: exit code of the daemon when it was told to stop, negative for the signal that ended it. ok: the counts
+    agree and the daemon stopped as it should.
+    """
 
     parts: int
     device: Counts
@@ -70,6 +74,7 @@ class DemoReport:
     rss_mb: dict[str, float]
     setup: str
     truth: dict[str, dict[str, int]]
+    daemon_exit: int
     highlights: list[str] = field(default_factory=list)
     folder: str = ""
 
@@ -79,9 +84,14 @@ class DemoReport:
         same = self.device == self.plc == self.broker == self.metrics
         return same and self.device.parts == self.parts and self.doubled == 0 and self.late_permits == 0
 
+    @property
+    def ok(self) -> bool:
+        """Nothing to complain of."""
+        return self.agrees and self.daemon_exit == 0
+
     def document(self) -> dict[str, Any]:
         """The report as JSON."""
-        return {**asdict(self), "agrees": self.agrees}
+        return {**asdict(self), "agrees": self.agrees, "ok": self.ok}
 
     def text(self) -> str:
         """The report for people."""
@@ -90,6 +100,8 @@ class DemoReport:
         lines = ["", f"{'':24}{'parts':>8}{'passed':>8}{'rejected':>10}"]
         lines += [f"{name:24}{c.parts:8}{c.passed:8}{c.parts - c.passed:10}" for name, c in rows]
         lines.append("the four counts agree" if self.agrees else "THE FOUR COUNTS DO NOT AGREE")
+        if self.daemon_exit != 0:
+            lines.append(f"THE DAEMON DID NOT STOP AS IT SHOULD: exit code {self.daemon_exit}, see its daemon.log")
         lines.append("outcomes: " + ", ".join(f"{name} {count}" for name, count in sorted(self.outcomes.items())))
         for planted, found in self.truth.items():
             lines.append(f"  planted {planted}: " + ", ".join(f"{name} {n}" for name, n in sorted(found.items())))
@@ -207,8 +219,10 @@ def run(
             rss_mb, counts = _run_belt(plc, rig, parts, rate_per_min, show)
             _drain(rig, subscriber, counts)
             metrics = _metrics_counts(rig)
-            rig.stop_daemon()
-        return _report(work, counts, subscriber, metrics, rss_mb, f"{camera} camera, {broker.kind} broker, {engine}")
+            daemon_exit = rig.stop_daemon()
+        setup = f"{camera} camera, {broker.kind} broker, {engine}"
+        # None: it was never started, which cannot be here; no reason to call it a clean stop.
+        return _report(work, counts, subscriber, metrics, rss_mb, setup, -1 if daemon_exit is None else daemon_exit)
 
 
 def _run_belt(
@@ -235,6 +249,7 @@ def _run_belt(
                 rss_mb["after 100 parts"] = _rss_mb(rig)
     except KeyboardInterrupt:
         show("stopping the belt; parts on their way are finished ...")
+    finally:
         stop.set()
         thread.join()
     if errors:
@@ -259,6 +274,7 @@ def _report(
     metrics: Counts,
     rss_mb: dict[str, float],
     setup: str,
+    daemon_exit: int,
 ) -> DemoReport:
     with MemoryBank(work / "memory.db", read_only=True) as bank:
         records = bank.history(limit=counts.triggers + 100)
@@ -282,6 +298,7 @@ def _report(
         rss_mb=rss_mb,
         setup=setup,
         truth={planted: dict(found) for planted, found in sorted(truth.items())},
+        daemon_exit=daemon_exit,
         highlights=[str(path) for path in pictures if path.is_file()][:6],
         folder=str(work),
     )

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Indication", "edge_length_mm", "find_indications", "gaps_mm"]
+__all__ = ["Indication", "Marks", "edge_length_mm", "find_indications", "find_marks", "gaps_mm"]
 
 _CONTOUR_LEVEL = 0.5
 _HULL_FROM = 64  # fewer points than this are compared pair by pair without a hull
@@ -29,7 +29,7 @@ _PAIR_CHUNK = 1_000_000  # pairs compared at once: 8 MB of float64, and three of
 class Indication:
     """One connected region of one type.
 
-    component: its number in the component image. first_px: (x, y) of its first pixel, row by row.
+    component: its number, from 1. first_px: (x, y) of its first pixel, row by row.
     bbox_px: (x, y, w, h). centroid_px: (x, y) of the pixels' mean, the centre of pixel (0, 0) being (0.5, 0.5), so that
     a window [x, x + w) and a centroid share one geometry. counted: False below the rule's cut-off size.
     """
@@ -98,81 +98,149 @@ def edge_length_mm(mask: NDArray[np.bool_], scale_mm: tuple[float, float]) -> fl
     return vertical * scale_mm[1] + horizontal * scale_mm[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The marked pixels of one type, and what they make up.
+
+    ys, xs: int (n,), row by row. owner: int (n,), the number of each pixel's indication; numbers count from 1 in the
+    order of the first pixel, row by row, as ``indications`` do.
+    """
+
+    ys: NDArray[np.intp]
+    xs: NDArray[np.intp]
+    owner: NDArray[np.intp]
+    indications: tuple[Indication, ...]
+
+
+def _components(ys: NDArray[np.intp], xs: NDArray[np.intp], width: int) -> tuple[NDArray[np.intp], int]:
+    """Number of each pixel's 8-connected component, from 0 in the order of the first pixel; how many there are.
+
+    Runs of neighbouring pixels are the nodes, runs that touch in the row above the edges; each node then takes the
+    smallest number it is connected to, by hooking and pointer jumping (Shiloach and Vishkin 1982): the work grows with
+    the marks, not with the image.
+    """
+    stride = width + 2  # so that the end of one row and the start of the next are no neighbours
+    flat = ys * stride + xs
+    begins = np.flatnonzero(np.diff(flat, prepend=-2) != 1)
+    ends = np.append(begins[1:], len(flat)) - 1
+    first, last = flat[begins], flat[ends]
+    # Runs of the row above that overlap this one, diagonal neighbours included.
+    low = np.searchsorted(last, first - stride - 1)
+    high = np.searchsorted(first, last - stride + 1, side="right")
+    touching = np.maximum(high - low, 0)
+    below = np.repeat(np.arange(len(first)), touching)
+    above = np.arange(touching.sum()) - np.repeat(np.cumsum(touching) - touching, touching) + np.repeat(low, touching)
+    root = np.arange(len(first))
+    while True:
+        one, other = root[below], root[above]
+        smaller, larger = np.minimum(one, other), np.maximum(one, other)
+        if (smaller == larger).all():
+            break
+        np.minimum.at(root, larger, smaller)
+        while (jumped := root[root]).tobytes() != root.tobytes():
+            root = jumped
+    names, of_run = np.unique(root, return_inverse=True)
+    return np.repeat(of_run, ends - begins + 1), len(names)
+
+
+def find_marks(
+    ys: NDArray[np.intp],
+    xs: NDArray[np.intp],
+    size_px: tuple[int, int],
+    coverage: NDArray[np.float32] | None,
+    scale_mm: tuple[float, float],
+    *,
+    min_indication_mm: float = 0.0,
+) -> Marks:
+    """Connected regions of one type.
+
+    Parameters
+    ----------
+    ys, xs : int (n,), the pixels of the type, row by row.
+    size_px : (W, H) of the image.
+    coverage : float32 (H, W) in [0, 1], or None for a bare label image.
+    scale_mm : mm per px in x and y.
+    min_indication_mm : indications with a smaller feret_max_mm come back with ``counted`` False.
+    """
+    if not len(ys):
+        return Marks(ys, xs, ys, ())
+    width, height = size_px
+    owner, count = _components(ys, xs, width)
+    # One free pixel around the image; everything below looks at marked pixels and their neighbours only.
+    stride = width + 2
+    at = (ys + 1) * stride + xs + 1
+    steps = {"left": -1, "right": 1, "up": -stride, "down": stride}
+    marked = np.zeros(stride * (height + 2), bool)
+    marked[at] = True
+    # 8-connected: a marked neighbour is of the same component.
+    exposed = {side: ~marked[at + step] for side, step in steps.items()}
+    shares = None if coverage is None else _Shares(coverage, ys, xs)
+    weights = None if shares is None else shares.here
+    sizes = np.bincount(owner, minlength=count)
+    areas_px = sizes if weights is None else np.bincount(owner, weights, minlength=count)
+    upright = np.bincount(owner, exposed["left"], count) + np.bincount(owner, exposed["right"], count)
+    level = np.bincount(owner, exposed["up"], count) + np.bincount(owner, exposed["down"], count)
+    perimeters_mm = upright * scale_mm[1] + level * scale_mm[0]
+    order = np.argsort(owner, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    left, right = np.minimum.reduceat(xs[order], starts), np.maximum.reduceat(xs[order], starts)
+    top, bottom = ys[order][starts], ys[order][starts + sizes - 1]
+    first_x = xs[order][starts]
+    centre_x, centre_y = np.bincount(owner, xs) / sizes + 0.5, np.bincount(owner, ys) / sizes + 0.5
+    # Points relative to the component's own box: what lies elsewhere, and where, never changes a bit.
+    places = np.stack([xs - left[owner], ys - top[owner]], axis=1)
+    ferets_mm = _corner_ferets_mm(places, owner, exposed, count, scale_mm)
+    if shares is not None:
+        contour_mm = _contour_ferets_mm(places, owner, shares, marked, at, steps, count, scale_mm)
+        # A region that nowhere reaches the level has no contour: its pixel corners stand for it (larger, not smaller).
+        ferets_mm = np.where(np.isnan(contour_mm), ferets_mm, contour_mm)
+    columns = zip(
+        first_x.tolist(), left.tolist(), top.tolist(), (right - left + 1).tolist(), (bottom - top + 1).tolist(),
+        centre_x.tolist(), centre_y.tolist(), (areas_px * scale_mm[0] * scale_mm[1]).tolist(),
+        perimeters_mm.tolist(), ferets_mm.tolist(), strict=True,
+    )  # fmt: skip
+    found = tuple(
+        Indication(number, (x0, y), (x, y, w, h), (cx, cy), area, perimeter, feret, feret >= min_indication_mm)
+        for number, (x0, x, y, w, h, cx, cy, area, perimeter, feret) in enumerate(columns, start=1)
+    )
+    return Marks(ys, xs, owner + 1, found)
+
+
+class _Shares:
+    """Coverage at the marked pixels and at their neighbours; 0 outside the image."""
+
+    def __init__(self, coverage: NDArray[np.float32], ys: NDArray[np.intp], xs: NDArray[np.intp]) -> None:
+        self._coverage, self._ys, self._xs = coverage, ys, xs
+        self.here = coverage[ys, xs].astype(np.float64)
+
+    def beside(self, side: str) -> NDArray[np.float64]:
+        """Coverage of the neighbour on this side."""
+        height, width = self._coverage.shape
+        dx, dy = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[side]
+        ys, xs = self._ys + dy, self._xs + dx
+        inside = (ys >= 0) & (ys < height) & (xs >= 0) & (xs < width)
+        found = self._coverage[np.clip(ys, 0, height - 1), np.clip(xs, 0, width - 1)].astype(np.float64)
+        return np.where(inside, found, 0.0)
+
+
 def find_indications(
     mask: NDArray[np.bool_],
     coverage: NDArray[np.float32] | None,
     scale_mm: tuple[float, float],
     *,
-    offset_px: tuple[int, int] = (0, 0),
     min_indication_mm: float = 0.0,
 ) -> tuple[NDArray[np.int32], tuple[Indication, ...]]:
-    """Connected regions of one type.
-
-    Parameters
-    ----------
-    mask : bool (h, w), the pixels of the type; usually its bounding box cut out of the image.
-    coverage : float32 (h, w) in [0, 1], or None for a bare label image.
-    scale_mm : mm per px in x and y.
-    offset_px : (x, y) of the cut-out in the image; added to every position reported.
-    min_indication_mm : indications with a smaller feret_max_mm come back with ``counted`` False.
-
-    Returns
-    -------
-    components : int32 (h, w), 0 outside, otherwise the number of the indication.
-    indications : in the order of their first pixel, row by row.
-    """
-    count, numbered, boxes, centroids = cv2.connectedComponentsWithStats(
-        mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S
-    )
-    components: NDArray[np.int32] = numbered.astype(np.int32, copy=False)
-    stats = boxes.astype(np.int32, copy=False)
-    # Everything below looks at marked pixels only; on a frame they are few. around: the same pixels one step aside.
-    padded = np.pad(components, 1)
-    at = np.flatnonzero(padded)
-    owner = padded.ravel()[at]
-    steps = {"left": -1, "right": 1, "up": -padded.shape[1], "down": padded.shape[1]}
-    exposed = {side: padded.ravel()[at + step] != owner for side, step in steps.items()}
-    shares = None if coverage is None else np.pad(coverage, 1).ravel()
-    areas_px = np.bincount(owner, None if shares is None else shares[at].astype(np.float64), minlength=count)
-    upright = np.bincount(owner, exposed["left"], count) + np.bincount(owner, exposed["right"], count)
-    level = np.bincount(owner, exposed["up"], count) + np.bincount(owner, exposed["down"], count)
-    perimeters_mm = upright * scale_mm[1] + level * scale_mm[0]
-    # Points relative to the component's own box: what lies elsewhere, and where, never changes a bit.
-    ys, xs = at // padded.shape[1] - 1, at % padded.shape[1] - 1
-    places = np.stack([xs - stats[owner, cv2.CC_STAT_LEFT], ys - stats[owner, cv2.CC_STAT_TOP]], axis=1)
-    ferets_mm = _corner_ferets_mm(places, owner, exposed, count, scale_mm)
-    if shares is not None:
-        contour_mm = _contour_ferets_mm(places, owner, shares, at, steps, count, scale_mm)
-        # A region that nowhere reaches the level has no contour: its pixel corners stand for it (larger, not smaller).
-        ferets_mm = np.where(np.isnan(contour_mm), ferets_mm, contour_mm)
-    numbers, first = np.unique(owner, return_index=True)
-    found = []
-    for number, index in zip(numbers.tolist(), first.tolist(), strict=True):
-        x, y, w, h = stats[number, :4].tolist()
-        feret = float(ferets_mm[number])
-        found.append(
-            Indication(
-                component=number,
-                first_px=(int(xs[index]) + offset_px[0], int(ys[index]) + offset_px[1]),
-                bbox_px=(x + offset_px[0], y + offset_px[1], w, h),
-                centroid_px=(
-                    float(centroids[number, 0]) + 0.5 + offset_px[0],
-                    float(centroids[number, 1]) + 0.5 + offset_px[1],
-                ),
-                area_mm2=float(areas_px[number]) * scale_mm[0] * scale_mm[1],
-                perimeter_mm=float(perimeters_mm[number]),
-                feret_max_mm=feret,
-                counted=feret >= min_indication_mm,
-            )
-        )
-    # OpenCV numbers components block by block, which depends on where the cut-out starts; the first pixel does not.
-    found.sort(key=lambda one: (one.first_px[1], one.first_px[0]))
-    return components, tuple(found)
+    """``find_marks`` of a whole mask (bool (H, W)), and the component image: int32 (H, W), 0 outside."""
+    ys, xs = np.nonzero(mask)
+    marks = find_marks(ys, xs, mask.shape[::-1], coverage, scale_mm, min_indication_mm=min_indication_mm)
+    components = np.zeros(mask.shape, np.int32)
+    components[ys, xs] = marks.owner
+    return components, marks.indications
 
 
 def _corner_ferets_mm(
-    places: NDArray[np.int64],
-    owner: NDArray[np.int32],
+    places: NDArray[np.intp],
+    owner: NDArray[np.intp],
     exposed: dict[str, NDArray[np.bool_]],
     count: int,
     scale_mm: tuple[float, float],
@@ -188,9 +256,10 @@ def _corner_ferets_mm(
 
 
 def _contour_ferets_mm(
-    places: NDArray[np.int64],
-    owner: NDArray[np.int32],
-    shares: NDArray[np.float32],
+    places: NDArray[np.intp],
+    owner: NDArray[np.intp],
+    shares: _Shares,
+    marked: NDArray[np.bool_],
     at: NDArray[np.intp],
     steps: dict[str, int],
     count: int,
@@ -200,11 +269,11 @@ def _contour_ferets_mm(
 
     The contour crosses the line from the centre of a marked pixel at or above the level to that of a neighbour below.
     """
-    here = shares[at].astype(np.float64)
+    here = shares.here
     inside = here >= _CONTOUR_LEVEL
     points, owners = [], []
-    for side, step in steps.items():
-        there = shares[at + step].astype(np.float64)
+    for side in steps:
+        there = shares.beside(side)
         crossing = np.flatnonzero(inside & (there < _CONTOUR_LEVEL))
         share = (here[crossing] - _CONTOUR_LEVEL) / (here[crossing] - there[crossing])
         towards = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[side]
@@ -214,12 +283,11 @@ def _contour_ferets_mm(
     crossed[np.concatenate(owners)] = True
     # A marked pixel below the level next to the contour is its soft edge; one farther out belongs to a faint part of
     # the indication, and the outline goes at least through its centre: a likelier pixel never makes a long crack short.
-    field = np.zeros(len(shares), bool)
-    field[at[inside]] = True
+    marked[at[~inside]] = False  # from here on: the marked pixels at or above the level
     soft = inside.copy()
     for dy in (steps["up"], 0, steps["down"]):
         for dx in (-1, 0, 1):
-            soft |= field[at + dy + dx]
+            soft |= marked[at + dy + dx]
     faint = crossed[owner] & ~soft
     points.append(places[faint].astype(np.float64))
     owners.append(owner[faint])

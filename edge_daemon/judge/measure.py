@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RuleError
 from ..records import UNKNOWN_LABEL, UNKNOWN_TYPE
-from .indications import Indication, edge_length_mm, find_indications
-from .windows import window_side_px, worst_window
+from .indications import Indication, Marks, edge_length_mm, find_marks
+from .windows import RegionArea, WindowScan, window_side_px
 
 __all__ = ["Measurement", "Scale", "TypeMeasurement", "Value", "WindowMeasurement", "measure"]
 
@@ -120,45 +119,41 @@ def _u_length_mm(length_mm: float, scale: Scale, u_edge_mm: float) -> float:
 def _measure_type(
     name: str,
     label: int,
-    mask: NDArray[np.bool_],
+    marks: Marks,
     coverage: NDArray[np.float32] | None,
-    origin: tuple[int, int],
     image_px: tuple[int, int],
     scale: Scale,
     windows_mm: Sequence[float],
-    region: NDArray[np.bool_] | None,
-    min_indication_mm: float,
+    region: RegionArea | None,
     u_edge_mm: float,
 ) -> TypeMeasurement:
-    components, indications = find_indications(
-        mask, coverage, scale.both, offset_px=origin, min_indication_mm=min_indication_mm
-    )
-    counted = [one for one in indications if one.counted]
-    if len(counted) < len(indications):
-        keep = np.zeros(len(indications) + 1, bool)
+    counted = [one for one in marks.indications if one.counted]
+    ys, xs = marks.ys, marks.xs
+    if len(counted) < len(marks.indications):
+        keep = np.zeros(len(marks.indications) + 1, bool)
         keep[[one.component for one in counted]] = True
-        mask = keep[components]
-    # Label images stay uint8: integer sums are exact. Coverage is summed in float64.
-    values = mask.view(np.uint8) if coverage is None else np.where(mask, coverage, np.float32(0)).astype(np.float64)
-    # Centroids as an image of counts; a pixel of the cut-out holds the point (x, y) when floor gives its index.
-    points = np.zeros(mask.shape, np.float64)
-    for one in counted:
-        px, py = int(np.floor(one.centroid_px[0])) - origin[0], int(np.floor(one.centroid_px[1])) - origin[1]
-        points[py, px] += 1.0
+        ys, xs = ys[keep[marks.owner]], xs[keep[marks.owner]]
+    shares = None if coverage is None else coverage[ys, xs]
+    covered = WindowScan(ys, xs, shares, image_px)
+    # A window [x, x + w) holds the pixel whose index is the floor of a centroid exactly when it holds the centroid.
+    places = sorted((int(np.floor(one.centroid_px[1])), int(np.floor(one.centroid_px[0]))) for one in counted)
+    centroids = np.array(places, np.intp).reshape(-1, 2)
+    points = WindowScan(centroids[:, 0], centroids[:, 1], None, image_px)
     px_area_mm2 = scale.x_mm_per_px * scale.y_mm_per_px
     windows = []
     for side_mm in windows_mm:
         nominal, side_px, true_mm = _window_geometry(side_mm, scale, image_px)
-        area = worst_window(values, origin, image_px, nominal, region=region, divide_by_area=True)
-        count = worst_window(points, origin, image_px, nominal)
+        area = covered.worst(nominal, region=region, share=True)
+        count = points.worst(nominal)
+        x, y = area.at_px
         w, h = min(nominal[0], image_px[0]), min(nominal[1], image_px[1])
-        part_px = w * h
-        if region is not None:
-            part_px = int(region[area.at_px[1] : area.at_px[1] + h, area.at_px[0] : area.at_px[0] + w].sum())
-        window_mm2 = max(part_px, 1) * px_area_mm2
-        x, y = max(area.at_px[0] - origin[0], 0), max(area.at_px[1] - origin[1], 0)
-        inside = mask[y : area.at_px[1] + h - origin[1], x : area.at_px[0] + w - origin[0]]
-        perimeter_mm = edge_length_mm(inside, scale.both) if u_edge_mm else 0.0
+        window_mm2 = max(w * h if region is None else region.inside(x, y, w, h), 1) * px_area_mm2
+        perimeter_mm = 0.0
+        if u_edge_mm:
+            inside = np.zeros((h, w), bool)
+            here = (ys >= y) & (ys < y + h) & (xs >= x) & (xs < x + w)
+            inside[ys[here] - y, xs[here] - x] = True
+            perimeter_mm = edge_length_mm(inside, scale.both)
         u_pct = 100.0 * _u_area_mm2(area.value * window_mm2, perimeter_mm, scale, u_edge_mm) / window_mm2
         windows.append(
             WindowMeasurement(
@@ -170,12 +165,13 @@ def _measure_type(
             )
         )
     largest = max(counted, key=lambda one: one.feret_max_mm, default=None)
-    total_mm2 = float(values.sum()) * px_area_mm2
+    total_px = float(len(ys)) if shares is None else float(shares.sum(dtype=np.float64))
+    total_mm2 = total_px * px_area_mm2
     total_perimeter_mm = sum(one.perimeter_mm for one in counted)
     return TypeMeasurement(
         type=name,
         label=label,
-        indications=indications,
+        indications=marks.indications,
         windows=tuple(windows),
         max_size_mm=Value(
             largest.feret_max_mm if largest else 0.0,
@@ -184,6 +180,18 @@ def _measure_type(
         ),
         area_mm2=Value(total_mm2, _u_area_mm2(total_mm2, total_perimeter_mm, scale, u_edge_mm), (0, 0)),
     )
+
+
+def _marked_pixels(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+    """Flat index and label of every marked pixel, row by row. Eight sound pixels are passed over in one step."""
+    flat = np.ascontiguousarray(labels).ravel()
+    whole = len(flat) // 8 * 8
+    words = np.flatnonzero(flat[:whole].view(np.uint64))
+    near = (words[:, None] * 8 + np.arange(8)).ravel()
+    near = np.concatenate([near, np.arange(whole, len(flat))])
+    values = flat[near]
+    marked = values != 0
+    return near[marked], values[marked]
 
 
 def measure(
@@ -230,31 +238,19 @@ def measure(
             raise RuleError("region must be a bool image with at least one pixel of the part")
         labels = np.where(region, labels, 0).astype(np.uint8)
     height, width = labels.shape
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
+    area = None if region is None else RegionArea(region)
+    at, values = _marked_pixels(labels)
     types = {}
-    for label in (int(value) for value in present):
+    for label in np.flatnonzero(np.bincount(values, minlength=1)).tolist():
         if label != UNKNOWN_LABEL and label > len(type_names):
             raise RuleError(
                 f"label {label} has no name", hint=f"labels are 1..{len(type_names)}, or {UNKNOWN_LABEL} for unknown"
             )
-        name = "unknown" if label == UNKNOWN_LABEL else type_names[label - 1]
-        everywhere = labels == label
-        x, y, w, h = cv2.boundingRect(everywhere.view(np.uint8))
-        # One pixel more on every side: the coverage just outside the labels shapes the contour.
-        right, bottom = min(x + w + 1, width), min(y + h + 1, height)
-        x, y = max(x - 1, 0), max(y - 1, 0)
-        cut = np.s_[y:bottom, x:right]
-        types[name] = _measure_type(
-            name,
-            label,
-            np.ascontiguousarray(everywhere[cut]),
-            None if coverage is None else coverage[cut],
-            (x, y),
-            (width, height),
-            scale,
-            windows_mm.get(name, ()),
-            region,
-            (min_indication_mm or {}).get(name, 0.0),
-            u_edge_mm,
+        name = UNKNOWN_TYPE if label == UNKNOWN_LABEL else type_names[label - 1]
+        ys, xs = np.divmod(at[values == label], width)
+        marks = find_marks(
+            ys, xs, (width, height), coverage, scale.both, min_indication_mm=(min_indication_mm or {}).get(name, 0.0)
         )
+        sides_mm = windows_mm.get(name, ())
+        types[name] = _measure_type(name, label, marks, coverage, (width, height), scale, sides_mm, area, u_edge_mm)
     return Measurement(types, (width, height), scale)

@@ -231,6 +231,9 @@ class AsciiDriver:
     def ended(self, ticket: Ticket) -> None:
         self._trigger_sequence.pop(ticket.record_id, None)
 
+    def take_never_shown(self, now_ns: int) -> list[Ticket]:
+        return []  # a permit leaves when it is given, or is refused
+
     def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
         self._send("H", beat=int(beat), ready=int(ready), fault=int(fault), busy=int(bool(self._trigger_sequence)))
 

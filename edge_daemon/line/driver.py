@@ -90,6 +90,11 @@ class LineDriver(Protocol):
         """The ticket is over: the driver need not remember it any longer."""
         ...
 
+    def take_never_shown(self, now_ns: int) -> list[Ticket]:
+        """Permitted parts whose permit is over and certainly never reached the PLC; each is told once. What was cut or
+        garbled on the wire is not known here."""
+        ...
+
     def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
         """``beat`` toggles while the dead-man lease is live, and stands still otherwise."""
         ...

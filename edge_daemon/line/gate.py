@@ -11,7 +11,8 @@ never permitted ends in reject by itself. Whatever is doubtful ends the ticket:
 - two open tickets with one part id cannot be told apart by the PLC: both end.
 
 A ticket that has ended is kept until the daemon says that its record is durable (``settle``), so one trigger gives one
-record even if the daemon is killed at any instant. What is not covered: a kill of this process loses them.
+record even if the daemon is killed at any instant. A clean stop hands them on (``unsettled``, ``adopt``). What is not
+covered: a kill of this process loses them.
 """
 
 from __future__ import annotations
@@ -159,6 +160,15 @@ class Gate:
         elif not fresh:
             self._end(entry, "STALLED", now_ns)
         return ticket
+
+    def adopt(self, ticket: Ticket, answer: GateAnswer) -> None:
+        """A ticket of an earlier line process that still lacks its record: over, never to be permitted, no news.
+
+        Not counted, and taken beyond ``capacity`` as well. Raises ValueError when the record id is known already.
+        """
+        if ticket.record_id in self._entries:
+            raise ValueError(f"record id {ticket.record_id} was used before")
+        self._entries[ticket.record_id] = _Entry(ticket, None, answer)
 
     def permit(self, record_id: str, part_id: int, now_ns: int, *, is_pass: bool = True) -> GateAnswer:
         """PASS for one ticket. Granted at most once, before its deadline, in order, while the lease is live.

@@ -93,6 +93,7 @@ class PlcState:
 
     connected: the port is open and the PLC's heartbeat is fresh. heartbeat_age_s: None before the first one.
     refused, ended: counts by reason (gate.REFUSED_REASONS, gate.ENDED_REASONS). overflowed: triggers not taken.
+    never_shown: permits granted that no answer to the PLC ever carried: its record says PASS, the PLC rejected.
     """
 
     port_open: bool
@@ -106,6 +107,7 @@ class PlcState:
     protocol_errors: int
     refused: dict[str, int]
     ended: dict[str, int]
+    never_shown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ class LineClient:
                 raise LineError(
                     f"no line process listens on {self._path}: {error.strerror}",
                     code="LINE_ABSENT",
-                    hint="start python -m edge_daemon.line, or systemctl start edge-daemon-line",
+                    hint="start python -m edge_daemon.line, or systemctl start edge-line",
                 ) from None
             sock.send(encode("hello", protocol=PROTOCOL, pid=os.getpid()))
             unsettled = self._handshake(sock)
@@ -282,7 +284,10 @@ class LineClient:
         return self._send("health", ready=ready, reasons=short)
 
     def stop_line(self) -> bool:
-        """Tell the line process to end cleanly (a daemon that spawned it and stops). False: link lost."""
+        """Tell the line process to end cleanly (a daemon that spawned it and stops). False: link lost.
+
+        Every ticket still open ends with STOPPING; read events until LineLost to get them all.
+        """
         return self._send("stop")
 
     def close(self) -> None:
@@ -300,6 +305,8 @@ class LineClient:
         try:
             # Never wait for a stopped line process: it takes some 200 packets, then the link counts as lost.
             sock.send(encode(kind, **values), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            return False  # it has ended: the reader takes what it said before, then tells that the link is lost
         except OSError as error:
             self._lose(f"the line process does not take messages: {error.strerror or error}", sock)
             return False
@@ -311,7 +318,11 @@ class LineClient:
             return
         try:
             while self._lost is None:
-                packet = sock.recv(MAX_PACKET + 1)
+                try:
+                    packet = sock.recv(MAX_PACKET + 1)
+                except ConnectionResetError:
+                    # It closed with something of ours unread. Said once, in front of what it had sent before.
+                    packet = sock.recv(MAX_PACKET + 1)
                 if not packet:
                     self._lose("the line process closed the link", sock)
                     return

@@ -81,6 +81,8 @@ class ModbusServerDriver:
     _fault: bool = True
     _toggle: bool = False
     _shown: _Result | None = None
+    _read: bool = False  # an answer to the PLC has carried the shown result
+    _never_shown: list[Ticket] = field(default_factory=list)
     _shown_ns: int = 0
     _blank_until_ns: int = 0
     _waiting: deque[_Result] = field(default_factory=deque)
@@ -95,7 +97,8 @@ class ModbusServerDriver:
     def close(self) -> None:
         self._wire = None
         self._buffer.clear()
-        self._shown = None
+        self._hide()
+        self._never_shown += [result.ticket for result in self._waiting if result.permit]
         self._waiting.clear()
         self._open.clear()
         self._trigger_known = False
@@ -142,23 +145,45 @@ class ModbusServerDriver:
     def ended(self, ticket: Ticket) -> None:
         self._open.discard(ticket.record_id)
 
+    def take_never_shown(self, now_ns: int) -> list[Ticket]:
+        # The registers stay as they are: only a poll sees a result go, so that it sees the gap behind it as well.
+        self._drop_late(now_ns)
+        shown = self._shown
+        if shown is not None and shown.permit and not self._read and now_ns >= shown.ticket.deadline_ns:
+            self._never_shown.append(shown.ticket)
+            self._read = True  # told once
+        lost, self._never_shown = self._never_shown, []
+        return lost
+
     def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
         self._beat, self._ready, self._fault = beat, ready, fault
 
     # -- which result is shown ------------------------------------------------------------------------------------
 
     def _refresh(self, now_ns: int) -> None:
+        self._drop_late(now_ns)
         shown = self._shown
         if shown is not None and self._is_over(shown, now_ns):
-            self._shown = None
+            self._hide()
             self._blank_until_ns = now_ns + GAP_NS
-        while self._waiting and self._waiting[0].permit and now_ns >= self._waiting[0].ticket.deadline_ns:
-            self._waiting.popleft()  # never shown: late is reject
         acknowledging = self._control >> COILS["ResultAck"] & 1
         if self._shown is None and self._waiting and not acknowledging and now_ns >= self._blank_until_ns:
             self._shown = self._waiting.popleft()
+            self._read = False
             self._shown_ns = now_ns
             self._toggle = not self._toggle
+
+    def _drop_late(self, now_ns: int) -> None:
+        """Permits that waited past their deadline are never shown: late is reject."""
+        for result in list(self._waiting):
+            if result.permit and now_ns >= result.ticket.deadline_ns:
+                self._waiting.remove(result)
+                self._never_shown.append(result.ticket)
+
+    def _hide(self) -> None:
+        if self._shown is not None and self._shown.permit and not self._read:
+            self._never_shown.append(self._shown.ticket)
+        self._shown = None
 
     def _is_over(self, shown: _Result, now_ns: int) -> bool:
         if shown.permit:
@@ -202,7 +227,7 @@ class ModbusServerDriver:
             events.append(PlcHeartbeat(enabled))
         if rising >> COILS["ResultAck"] & 1 and self._shown is not None:
             events.append(Ack(self._shown.ticket.part_id))
-            self._shown = None
+            self._hide()
         if not self._control >> COILS["Trigger"] & 1:
             self._trigger_known = True
             self._trigger_ack = False
@@ -306,6 +331,9 @@ class _Memory:
         if address + count > len(words):
             return ExcCodes.ILLEGAL_ADDRESS
         values = words[address : address + count]
+        verdict = {4: INPUT_REGISTERS["Status"], 2: DISCRETE_INPUTS["Pass"]}.get(function_code)
+        if verdict is not None and address <= verdict < address + count:
+            driver._read = True
         return [bool(value) for value in values] if function_code in (1, 2, 5, 15) else values
 
     async def async_setValues(  # noqa: N802  # pymodbus' name

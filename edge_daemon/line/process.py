@@ -3,7 +3,7 @@
 One thread, one loop. The heartbeat on the wire changes every ``heartbeat_s`` only while the daemon's health lease is
 live and the port is there; a daemon that dies, hangs or says that it is not fit stops it, and a kill or stop of this
 process stops it as well. It outlives the daemon, gives every trigger its ticket also while there is none, and keeps
-each ticket until the daemon says that the record is durable.
+each ticket until the daemon says that the record is durable, over a clean stop as well (``unsettled``).
 
 This is quality assurance on Linux, not a safety function (ISO 13849, IEC 62061).
 """
@@ -30,6 +30,7 @@ from .messages import BadMessage, answer_to, integer, note_from, text, texts, ti
 from .options import LineOptions
 from .port import SerialPort
 from .server import LinkServer
+from .unsettled import UnsettledFile
 from .wire import ResultNote
 
 __all__ = ["LineProcess", "make_driver", "run"]
@@ -71,6 +72,10 @@ class LineProcess:
             options.port, options.baudrate, options.parity, options.stopbits, self._on_data, self._on_port
         )
         self._server = LinkServer(Path(options.socket_path), self._on_attach, self._on_message, self._on_detach)
+        self._kept = UnsettledFile(Path(options.socket_path))
+        self._adopted: set[str] = set()  # record ids in the file that are not settled yet
+        self._never_shown = 0
+        self._stopping = False
         self._beat = False
         self._was_ready = False
         self._reasons: list[str] = []
@@ -87,6 +92,11 @@ class LineProcess:
     def start(self) -> None:
         """Listen for the daemon, open the port. Raises LineError when another line process owns the socket."""
         self._server.start()
+        for ticket, answer in self._kept.load():
+            self._gate.adopt(ticket, answer)
+            self._adopted.add(ticket.record_id)
+        if self._adopted:
+            _log.warning("%d tickets of the line process before this one lack their record", len(self._adopted))
         self._tick_ns = self._now()
         self._port.start()
         self._every(self._options.heartbeat_s, self._tick)
@@ -97,9 +107,11 @@ class LineProcess:
         notify.ready(f"{self._options.driver} on {self._options.port}, no daemon yet")
 
     def stop(self) -> None:
-        """End cleanly: every open ticket ends, the wire says not ready, the socket goes."""
-        if self.done.done():
+        """End cleanly: every open ticket ends, the wire says not ready, the daemon is told, what lacks its record is
+        written down, the socket goes. Waits at most ``server.FLUSH_S``, and only for a daemon that does not read."""
+        if self._stopping:
             return
+        self._stopping = True
         notify.stopping()
         for timer in self._timers:
             timer.cancel()
@@ -110,8 +122,25 @@ class LineProcess:
         self._driver.heartbeat(self._beat, ready=False, fault=True)
         self._driver.close()
         self._port.close()
+        self._tell_never_shown(self._now())
+        self._server.finish()
+        self._keep_unsettled()
         self._server.close()
         self.done.set_result(None)
+
+    def _keep_unsettled(self) -> None:
+        """Before the daemon is let go and the lock with it: a successor may read the file at once."""
+        tickets = self._gate.unsettled()
+        if not tickets:
+            return
+        try:
+            self._kept.save(tickets)
+        except OSError as error:
+            _log.error(
+                "%d tickets lack their record, and %s cannot be written: %s", len(tickets), self._kept.path, error
+            )
+        else:
+            _log.warning("%d tickets lack their record and are kept in %s", len(tickets), self._kept.path)
 
     # -- the wire -------------------------------------------------------------------------------------------------
 
@@ -125,6 +154,7 @@ class LineProcess:
                 self._plc_beat_ns = now_ns
                 if not self._plc_was_connected:
                     self._tell_state()
+        self._tell_never_shown(now_ns)
 
     def _on_trigger(self, trigger: Trigger, now_ns: int) -> None:
         fresh = now_ns >= self._stale_until_ns
@@ -151,13 +181,15 @@ class LineProcess:
             self._plc_beat_ns = None
             self._gate.end_all("PORT_LOST", self._now())
             self._announce()
+            self._tell_never_shown(self._now())
         self._tell_state()
 
     # -- the daemon -----------------------------------------------------------------------------------------------
 
     def _on_attach(self) -> None:
         self._gate.attach(self._now())
-        self._announce()
+        # What ended just now is among the unsettled below, with its answer: the new daemon hears of it once.
+        self._announce(tell_daemon=False)
         self._server.send("welcome", pid=os.getpid(), options=asdict(self._options))
         for ticket, answer in self._gate.unsettled():
             self._server.send(
@@ -175,15 +207,16 @@ class LineProcess:
         notify.status(f"{self._options.driver} on {self._options.port}, no daemon")
 
     def _on_message(self, kind: str, message: dict[str, Any]) -> None:
-        if kind == "permit":
+        if kind == "settle":
+            self._on_settle(text(message, "record_id"))
+        elif self._stopping:
+            return  # everything has its answer by now
+        elif kind == "permit":
             self._on_permit(message)
         elif kind == "inform":
             self._on_inform(message)
         elif kind == "health":
             self._on_health(truth(message, "ready"), texts(message, "reasons"))
-        elif kind == "settle":
-            self._gate.settle(text(message, "record_id"), self._now())
-            self._announce()
         elif kind == "stop":
             _log.info("told to stop by the daemon")
             self._loop.call_soon(self.stop)
@@ -212,6 +245,14 @@ class LineProcess:
             self._driver.inform(ticket, note, now_ns)
         self._announce()
 
+    def _on_settle(self, record_id: str) -> None:
+        self._gate.settle(record_id, self._now())
+        self._announce()
+        if record_id in self._adopted:
+            self._adopted.discard(record_id)
+            if not self._adopted:
+                self._kept.remove()
+
     def _on_health(self, ready: bool, reasons: list[str]) -> None:
         now_ns = self._now()
         self._gate.health(ready, now_ns)
@@ -234,6 +275,7 @@ class LineProcess:
         now_ns = self._now()
         self._notice_stall(now_ns)
         self._tick_ns = now_ns
+        self._tell_never_shown(now_ns)
         if self._fit(now_ns):
             self._beat = not self._beat
             self._driver.heartbeat(self._beat, ready=True, fault=False)
@@ -266,15 +308,28 @@ class LineProcess:
         self._gate.expire(self._now())
         self._announce()
 
-    def _announce(self) -> None:
+    def _announce(self, *, tell_daemon: bool = True) -> None:
         """Tell driver and daemon which tickets have ended since."""
         for ended in self._gate.take_ended():
             ticket, answer = ended.ticket, ended.answer
             if not answer.permitted and not ended.declined:
                 self._driver.inform(ticket, ResultNote("NOT_EVALUABLE", answer.reason), self._now())
             self._driver.ended(ticket)
-            self._server.send("ended", ticket=ticket_to(ticket), answer=answer_to(answer))
+            if tell_daemon:
+                self._server.send("ended", ticket=ticket_to(ticket), answer=answer_to(answer))
         self._arm()
+
+    def _tell_never_shown(self, now_ns: int) -> None:
+        lost = self._driver.take_never_shown(now_ns)
+        for ticket in lost:
+            _log.warning(
+                "part %d (record %s) was permitted, but the PLC did not fetch it in time: it has rejected the part",
+                ticket.part_id,
+                ticket.record_id,
+            )
+        if lost:
+            self._never_shown += len(lost)
+            self._tell_state()
 
     def _tell_state(self) -> None:
         now_ns = self._now()
@@ -296,6 +351,7 @@ class LineProcess:
             protocol_errors=self._driver.protocol_errors,
             refused=dict(self._gate.refused),
             ended=dict(self._gate.ended),
+            never_shown=self._never_shown,
         )
 
     @staticmethod

@@ -12,8 +12,10 @@ import contextlib
 import fcntl
 import logging
 import os
+import select
 import socket
 import stat
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,8 @@ __all__ = ["LinkServer"]
 HELLO_S = 1.0
 #: A daemon that takes nothing for this long while something waits for it is cut off.
 STALL_S = 2.0
+#: At a clean stop the daemon has this long to read what still waits for it.
+FLUSH_S = 0.5
 
 _log = logging.getLogger("edge_daemon.line.server")
 
@@ -80,24 +84,62 @@ class LinkServer:
             self._outbox.append(packet)
             self._loop.add_writer(self._daemon, self._flush)
             self._stall = self._loop.call_later(STALL_S, self._cut, "it does not read")
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has gone: the reader takes what it said before, then sees the end
         except OSError as error:
             # Seen as end of file as well; not here, because the caller is in the middle of something.
             self._loop.call_soon(self._cut, f"send: {error}")
 
+    def finish(self, flush_s: float = FLUSH_S) -> None:
+        """Before ``close``: take nobody new, give the daemon what still waits for it, hear what it has sent by now.
+
+        Waits at most ``flush_s``, and only for a daemon that has not read all of it. Calls on_message for what the
+        daemon had sent; whatever it sends from here on fails at its end.
+        """
+        self._stop_listening()
+        end_s = time.monotonic() + flush_s
+        while self._daemon is not None and self._outbox:
+            try:
+                self._daemon.send(self._outbox[0])
+                self._outbox.popleft()
+            except (BlockingIOError, InterruptedError):
+                left_s = end_s - time.monotonic()
+                if left_s <= 0 or not select.select([], [self._daemon], [], left_s)[1]:
+                    _log.warning("the daemon did not read its last %d messages", len(self._outbox))
+                    break
+            except OSError:
+                break  # it has gone: the next one is told
+        self._hear_out()
+
     def close(self) -> None:
         """Stop listening, remove the socket, let go of everyone. Safe in any state; calls no callback."""
+        self._stop_listening()
+        self._drop_daemon()
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def _stop_listening(self) -> None:
         for stranger in list(self._strangers):
             self._dismiss(stranger)
-        self._drop_daemon()
         if self._listener is not None:
             self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+
+    def _hear_out(self) -> None:
+        """Read all that the daemon has sent. A socket closed with something unread would report a reset to the other
+        side in front of what we have sent last."""
+        if self._daemon is None:
+            return
+        try:
+            self._daemon.shutdown(socket.SHUT_RD)
+            while packet := self._daemon.recv(MAX_PACKET + 1):
+                self._on_message(*decode(packet))
+        except (OSError, BadMessage) as error:
+            _log.warning("the last words of the daemon are lost: %s", error)
 
     # -- listening ------------------------------------------------------------------------------------------------
 
@@ -192,7 +234,8 @@ class LinkServer:
             return
         try:
             packet = self._daemon.recv(MAX_PACKET + 1)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ConnectionResetError):
+            # Reset: it closed with something of ours unread. Said once, in front of what it had sent before.
             return
         except OSError as error:
             self._cut(f"receive: {error}")
@@ -215,6 +258,8 @@ class LinkServer:
                 self._set_stall(self._loop.call_later(STALL_S, self._cut, "it does not read"))
         except (BlockingIOError, InterruptedError):
             return
+        except (BrokenPipeError, ConnectionResetError):
+            self._outbox.clear()  # as in ``send``
         except OSError as error:
             self._cut(f"send: {error}")
             return

@@ -53,6 +53,10 @@ REASONS: dict[str, int] = {
     "LOST": 27,
     "ENGINE": 28,
     "STORAGE": 29,
+    "INTERRUPTED": 30,
+    "RECIPE": 31,
+    "BUG": 32,
+    "SELF_TEST": 33,
     # the judge
     "LIMIT_EXCEEDED": 40,
     "UNKNOWN_TYPE": 41,

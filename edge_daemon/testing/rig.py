@@ -197,9 +197,14 @@ class Rig:
                 time.sleep(0.05)
 
     def get(self, path: str) -> str:
-        """Body of a page of the daemon's server. Raises urllib.error.HTTPError."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5.0) as answer:
-            return str(answer.read().decode())
+        """Body of a page of the daemon's server. Raises urllib.error.HTTPError; UnavailableError: nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5.0) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError:
+            raise
+        except OSError as error:
+            raise UnavailableError(f"the daemon does not answer: {error}", hint=f"see {self.log_path}") from error
 
     def ready(self) -> bool:
         """Whether /readyz says so."""

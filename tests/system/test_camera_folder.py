@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_daemon.capture import FolderOptions
+from edge_daemon.capture import CapturePolicy, FolderOptions, ReconnectingCamera
 from edge_daemon.capture.folder import FolderCamera
 from edge_daemon.errors import CameraError, GrabTimeout
 from edge_daemon.images import write_png_atomic
@@ -150,6 +150,46 @@ def test_delete_removes_a_file_only_when_the_next_is_asked_for(tmp_path: Path) -
     camera.grab(2.0, after_ns=after_ns)
     camera.close()
     assert os.listdir(tmp_path) == ["before.png"]
+
+
+def test_a_folder_that_is_gone_is_noticed_by_the_keeper_and_taken_back(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with ReconnectingCamera(FolderCamera(FolderOptions(folder)), CapturePolicy(retry_s=0.1)) as camera:
+        folder.rename(tmp_path / "away")
+        gone_s = time.monotonic()
+        while (trouble := camera.trouble()) is None:
+            assert time.monotonic() - gone_s < 1.0
+            time.sleep(0.005)
+        assert trouble.code == "LOST"
+        (tmp_path / "away").rename(folder)
+        while camera.trouble() is not None:
+            assert time.monotonic() - gone_s < 5.0
+            time.sleep(0.005)
+        after_ns = _now_ns()
+        write_png_atomic(folder / "a.png", _picture(1))
+        assert camera.grab(2.0, after_ns=after_ns).pixels[0, 0] == 1
+
+
+def test_the_same_picture_in_another_file_is_refused_also_after_reopening(tmp_path: Path) -> None:
+    policy = CapturePolicy(retry_s=0.05)
+    with ReconnectingCamera(FolderCamera(FolderOptions(tmp_path, settle_s=0)), policy) as camera:
+        after_ns = _now_ns()
+        write_png_atomic(tmp_path / "0.png", _picture(7))
+        camera.grab(2.0, after_ns=after_ns)
+        for number in (1, 2):
+            after_ns = _now_ns()
+            write_png_atomic(tmp_path / f"{number}.png", _picture(7))
+            with pytest.raises(CameraError) as caught:
+                camera.grab(2.0, after_ns=after_ns)
+            assert caught.value.code == "FROZEN"
+            until_s = time.monotonic() + 10
+            while camera.trouble() is not None:
+                assert time.monotonic() < until_s, "it stays frozen for ever"
+                time.sleep(0.01)
+        after_ns = _now_ns()
+        write_png_atomic(tmp_path / "3.png", _picture(8))
+        assert camera.grab(2.0, after_ns=after_ns).pixels[0, 0] == 8
 
 
 def test_no_folder_is_one_clear_error(tmp_path: Path) -> None:

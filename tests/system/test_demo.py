@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from edge_daemon import demo as the_demo
+from edge_daemon.cli import main
+from edge_daemon.errors import UnavailableError
+from edge_daemon.testing.rig import Rig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,19 +26,19 @@ def environment(*first: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, first), *sys.path])}
 
 
-def demo(tmp_path: Path, *arguments: str, first: tuple[Path, ...] = ()) -> dict:
+def demo(tmp_path: Path, *arguments: str, first: tuple[Path, ...] = (), before: tuple[str, ...] = ()) -> dict:
     done = subprocess.run(
-        [sys.executable, "-m", "edge_daemon", "demo", "--json", "--out", str(tmp_path / "out"), *arguments],
+        [*before, sys.executable, "-m", "edge_daemon", "demo", "--json", "--out", str(tmp_path / "out"), *arguments],
         capture_output=True, text=True, timeout=58, cwd=tmp_path, env=environment(*first), check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     document = json.loads(done.stdout)
-    assert done.returncode == (0 if document["agrees"] else 1)
+    assert done.returncode == (0 if document["ok"] else 1)
     return document
 
 
 def check(document: dict, parts: int) -> None:
-    assert document["agrees"], document
+    assert document["ok"], document
     for place in ("device", "plc", "broker", "metrics"):
         assert document[place] == {"parts": parts, "passed": document["plc"]["passed"]}, document
     assert document["late_permits"] == document["doubled"] == 0
@@ -54,6 +61,68 @@ def test_basler_emulation_ascii_plc_and_mosquitto_at_300_a_minute(tmp_path: Path
 def test_watched_folder_and_modbus(tmp_path: Path) -> None:
     document = demo(tmp_path, "--parts", "16", "--rate", "90", "--camera", "folder", "--driver", "modbus-server")
     check(document, 16)
+
+
+@pytest.mark.needs("root")
+def test_the_embedded_broker_takes_over_where_mosquitto_is_missing(tmp_path: Path) -> None:
+    mosquitto = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin")
+    if mosquitto is None:
+        hide: tuple[str, ...] = ()
+    else:
+        # In a mount namespace of its own, where the program is a device that nobody can run.
+        script = 'mount --bind /dev/null "$0" && exec "$@"'
+        hide = ("unshare", "--mount", "sh", "-c", script, os.path.realpath(mosquitto))
+        if subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no mount namespace here")
+    document = demo(tmp_path, "--parts", "8", "--rate", "60", "--camera", "folder", before=hide)
+    check(document, 8)
+    assert "iotcore broker" in document["setup"]
+
+
+def test_a_daemon_that_does_not_stop_cleanly_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = Rig.stop_daemon
+
+    def killed(rig: Rig) -> int | None:
+        rig.kill_daemon()
+        return stop(rig)
+
+    monkeypatch.setattr(Rig, "stop_daemon", killed)
+    arguments = ["demo", "--parts", "2", "--rate", "120", "--camera", "folder", "--out", str(tmp_path)]
+    assert main(arguments) == 1
+    said = capsys.readouterr().out
+    assert "the four counts agree" in said
+    assert "THE DAEMON DID NOT STOP AS IT SHOULD: exit code -9" in said
+
+
+def test_the_belt_stops_when_the_daemon_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong beside the belt ends it; it would run for an hour."""
+
+    def dies(rig: Rig) -> float:
+        rig.kill_daemon()
+        return ask(rig)
+
+    class Belt:
+        class Counts:
+            triggers = 100
+
+        counts = Counts()
+
+        def run(self, parts: int, rate_per_min: float, *, stop: threading.Event) -> Counts:
+            assert stop.wait(30), "nobody stops the belt"
+            return self.counts
+
+    ask = the_demo._rss_mb
+    monkeypatch.setattr(the_demo, "_rss_mb", dies)
+    recipe = (ROOT / "edge_daemon" / "demo" / "recipe.toml").read_text()
+    with Rig(tmp_path, the_demo._render_parts(tmp_path, 1), recipe=recipe) as rig:
+        rig.start_daemon()
+        started_s = time.monotonic()
+        with pytest.raises(UnavailableError, match="does not answer"):
+            the_demo._run_belt(Belt(), rig, 100, 60, print)  # type: ignore[arg-type]
+        assert time.monotonic() - started_s < 10
+        assert not [thread for thread in threading.enumerate() if thread.name == "belt"]
 
 
 def test_ctrl_c_ends_the_belt_and_still_counts(tmp_path: Path) -> None:

@@ -182,7 +182,8 @@ def test_the_nth_identical_frame_is_frozen_until_it_moves(caplog: pytest.LogCapt
     moved = _frame(5)
     moved.pixels[19, 29] = 6  # one bit in the last pixel
     inner = Scripted(*(_frame(5) for _ in range(4)), moved, _frame(5))
-    with caplog.at_level(logging.WARNING), ReconnectingCamera(inner, CapturePolicy(frozen_after=3)) as camera:
+    policy = CapturePolicy(frozen_after=3, retry_s=30)
+    with caplog.at_level(logging.WARNING), ReconnectingCamera(inner, policy) as camera:
         _grab(camera)
         _grab(camera)
         assert [_code(camera), _code(camera)] == ["FROZEN", "FROZEN"]
@@ -194,6 +195,139 @@ def test_the_nth_identical_frame_is_frozen_until_it_moves(caplog: pytest.LogCapt
         assert _grab(camera).pixels[19, 29] == 5
     assert len(caplog.records) == 2
     assert inner.opened == 1
+
+
+def test_no_part_is_judged_by_the_picture_of_the_part_before() -> None:
+    inner = Scripted(_frame(5), _frame(5), _frame(6))
+    with ReconnectingCamera(inner, CapturePolicy(retry_s=30)) as camera:
+        _grab(camera)
+        assert _code(camera) == "FROZEN"
+        assert _grab(camera).pixels[0, 0] == 6
+
+
+def test_a_frozen_camera_is_opened_again_and_its_old_picture_refused_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inner = Scripted(_frame(5), _frame(5), _frame(5), _frame(6))
+    policy = CapturePolicy(retry_s=0.02, reopen_s=0.2)
+    with caplog.at_level(logging.WARNING), ReconnectingCamera(inner, policy) as camera:
+        _grab(camera)
+        for opened in (2, 3):
+            assert _code(camera) == "FROZEN"
+            frozen_s = time.monotonic()
+            assert camera.trouble() is not None
+            _until(lambda: camera.trouble() is None)
+            assert inner.opened == opened
+        # Not more often than asked: the second time it waited.
+        assert 0.1 < time.monotonic() - frozen_s < 1.0
+        assert _grab(camera).pixels[0, 0] == 6
+        time.sleep(0.3)
+        assert inner.opened == 3
+    again = [record.getMessage() for record in caplog.records if "opened again" in record.getMessage()]
+    assert len(again) == 2
+
+
+def test_a_frozen_camera_that_cannot_be_opened_again_is_lost_and_taken_back() -> None:
+    inner = Scripted(_frame(5), _frame(5), _frame(5), _frame(6))
+    with ReconnectingCamera(inner, QUICK) as camera:
+        _grab(camera)
+        inner.present = False
+        assert _code(camera) == "FROZEN"
+        _until(lambda: inner.opened > 3)
+        assert _code(camera) == "LOST"
+        inner.present = True
+        _until(lambda: camera.trouble() is None)
+        assert _code(camera) == "FROZEN"
+
+
+class Slow(Scripted):
+    """``grab`` and ``trouble`` hang while told to; a waiting grab ends when the camera is closed, as every one does."""
+
+    def __init__(self, *script: Frame | CameraError) -> None:
+        super().__init__(*script)
+        self.holding = threading.Event()
+        self.silent = threading.Event()
+        self.closed = 0
+        self.asked_by: set[str] = set()
+
+    def close(self) -> None:
+        super().close()
+        self.closed += 1
+
+    def grab(self, timeout_s: float, *, after_ns: int) -> Frame:
+        closed = self.closed
+        until_s = time.monotonic() + 10
+        while self.holding.is_set() and time.monotonic() < until_s:
+            if self.closed != closed:
+                raise CameraError("not open", code="CLOSED")
+            time.sleep(0.001)
+        return super().grab(timeout_s, after_ns=after_ns)
+
+    def trouble(self) -> Reason | None:
+        self.asked_by.add(threading.current_thread().name)
+        until_s = time.monotonic() + 10
+        while self.silent.is_set() and time.monotonic() < until_s:
+            time.sleep(0.005)
+        return super().trouble()
+
+
+def test_a_grab_that_the_reopening_ends_is_no_loss() -> None:
+    inner = Slow(_frame(5), _frame(5), _frame(6))
+    with ReconnectingCamera(inner, CapturePolicy(retry_s=0.1)) as camera:
+        _grab(camera)
+        assert _code(camera) == "FROZEN"
+        inner.holding.set()
+        assert _code(camera) in ("FROZEN", "LOST")
+        inner.holding.clear()
+        _until(lambda: camera.trouble() is None)
+        assert _grab(camera).pixels[0, 0] == 6
+        time.sleep(0.3)
+        assert inner.opened == 2
+
+
+def test_only_the_keeper_asks_the_camera_and_trouble_waits_for_nobody() -> None:
+    inner = Slow(_frame(1))
+    with ReconnectingCamera(inner, CapturePolicy(retry_s=0.1)) as camera:
+        _until(lambda: inner.asked_by)
+        assert camera.trouble() is None
+        inner.silent.set()
+        codes, longest_s = set(), 0.0
+        until_s = time.monotonic() + 2.0
+        while time.monotonic() < until_s:
+            started_s = time.monotonic()
+            trouble = camera.trouble()
+            longest_s = max(longest_s, time.monotonic() - started_s)
+            codes.add(None if trouble is None else trouble.code)
+            time.sleep(0.01)
+        inner.silent.clear()
+        assert longest_s < 0.5
+        # An answer that does not come is no good answer.
+        assert codes == {None, "LOST"}
+        _until(lambda: camera.trouble() is None)
+        assert inner.opened == 1
+    assert inner.asked_by == {"keeper of scripted"}
+
+
+def test_what_the_camera_says_is_known_within_the_interval() -> None:
+    inner = Scripted()
+    with ReconnectingCamera(inner, CapturePolicy(retry_s=0.1)) as camera:
+        inner.reported = Reason("END", "over")
+        started_s = time.monotonic()
+        _until(lambda: camera.trouble() is not None)
+        assert time.monotonic() - started_s < 0.6
+        trouble = camera.trouble()
+        assert trouble is not None
+        assert trouble.code == "END"
+        assert inner.opened == 1
+
+
+def test_the_end_of_a_recording_is_known_with_the_grab_that_finds_it() -> None:
+    inner = Scripted(CameraError("over", code="END"))
+    with ReconnectingCamera(inner, CapturePolicy(retry_s=30)) as camera:
+        assert _code(camera) == "END"
+        trouble = camera.trouble()
+        assert trouble is not None
+        assert trouble.code == "END"
 
 
 def test_frozen_detection_can_be_turned_off() -> None:
@@ -220,7 +354,9 @@ def test_a_foreign_frame_is_refused_and_the_next_right_one_taken(
         assert _grab(camera).pixels[0, 0] == 7
 
 
-@pytest.mark.parametrize("arguments", [{"retry_s": 0.0}, {"frozen_after": 1}, {"lost_after_timeouts": -1}])
+@pytest.mark.parametrize(
+    "arguments", [{"retry_s": 0.0}, {"reopen_s": 0.0}, {"frozen_after": 1}, {"lost_after_timeouts": -1}]
+)
 def test_a_policy_without_sense_is_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         CapturePolicy(**arguments)  # type: ignore[arg-type]

@@ -168,6 +168,16 @@ def test_a_permit_needs_an_open_ticket(eye: Eye) -> None:
     assert eye.permits(2) == set()
 
 
+def test_a_permit_that_was_seen_is_not_told_as_never_shown(eye: Eye) -> None:
+    ticket = accepted(eye, 42)
+    assert eye.driver.permit(ticket, PASS, 1)
+    assert eye.permits(2) == {42}
+    other = accepted(eye, 43, 3)
+    eye.driver.inform(other, FAIL, 4)
+    eye.driver.close()
+    assert eye.driver.take_never_shown(2 * DEADLINE_NS) == []
+
+
 def test_nothing_survives_a_lost_port(eye: Eye) -> None:
     first, queued, second = accepted(eye, 1), accepted(eye, 9), accepted(eye, 2)
     eye.driver.permit(first, PASS, 1)

@@ -184,6 +184,104 @@ def test_late_permit_in_the_queue_is_never_shown() -> None:
         plc.now_ns += GAP_NS
 
 
+def never_shown(plc: Plc) -> list[int]:
+    return [ticket.part_id for ticket in plc.driver.take_never_shown(plc.now_ns)]
+
+
+def test_permit_dropped_from_the_queue_is_told_once() -> None:
+    plc = Plc()
+    first, second = plc.part(1), plc.part(2)
+    plc.driver.permit(first, PASS, 0)
+    plc.driver.permit(second, PASS, 0)
+    assert plc.words()[2] == 1
+    plc.now_ns = second.deadline_ns - 1
+    assert never_shown(plc) == []
+    plc.now_ns = second.deadline_ns
+    assert never_shown(plc) == [2]  # nobody needs to poll for it
+    assert never_shown(plc) == []
+    plc.words()
+    assert never_shown(plc) == []  # and part 1 was read
+
+
+def test_late_permit_behind_waiting_information_is_told_too() -> None:
+    plc = Plc()
+    first, second, third = plc.part(1), plc.part(2), plc.part(3)
+    plc.driver.inform(first, FAIL, 0)
+    plc.driver.inform(second, FAIL, 0)
+    plc.driver.permit(third, PASS, 0)
+    plc.now_ns = third.deadline_ns
+    assert never_shown(plc) == [3]
+
+
+@pytest.mark.parametrize(
+    "read", [rtu(2, 0, 0, 0, 6), rtu(2, 0, 7, 0, 3), rtu(4, 0, 1, 0, 5), rtu(1, 0, 0, 0, 4), rtu(4, 0, 0, 0, 7), b""]
+)
+def test_permit_that_no_answer_carried_is_told(read: bytes) -> None:
+    """It stood in the registers, but whatever the PLC read meanwhile did not have Pass in it."""
+    plc = Plc()
+    ticket = plc.part(1)
+    plc.driver.permit(ticket, PASS, 0)
+    if read:
+        plc.send(read)
+    plc.now_ns = ticket.deadline_ns
+    assert never_shown(plc) == [1]
+    assert not plc.words()[0] & (VALID | PASSED)
+    plc.now_ns += GAP_NS
+    plc.words()
+    assert never_shown(plc) == []
+
+
+@pytest.mark.parametrize("read", [rtu(2, 0, 0, 0, 7), rtu(2, 0, 6, 0, 1), rtu(4, 0, 0, 0, 1), READ_ALL])
+def test_permit_that_was_read_is_not_told(read: bytes) -> None:
+    plc = Plc()
+    ticket = plc.part(1)
+    plc.driver.permit(ticket, PASS, 0)
+    plc.send(read)
+    plc.now_ns = ticket.deadline_ns
+    assert never_shown(plc) == []
+    plc.driver.close()
+    assert never_shown(plc) == []
+
+
+def test_permit_acknowledged_unread_is_told() -> None:
+    """The acknowledgement was meant for the result before."""
+    plc = Plc()
+    plc.driver.permit(plc.part(1), PASS, 0)
+    assert plc.acknowledge() == [Ack(1)]
+    assert never_shown(plc) == [1]
+
+
+def test_permits_of_a_lost_port_are_told() -> None:
+    plc = Plc()
+    first, second, third = plc.part(1), plc.part(2), plc.part(3)
+    plc.driver.permit(first, PASS, 0)
+    plc.driver.permit(second, PASS, 0)
+    plc.driver.inform(third, FAIL, 0)
+    plc.driver.close()
+    plc.driver.open(plc)
+    assert never_shown(plc) == [1, 2]
+
+
+def test_asking_changes_no_register() -> None:
+    """Between two polls nothing may come and go: only a poll moves on, so that it sees the gap as well."""
+    plc, asked = Plc(), Plc()
+    for each in (plc, asked):
+        first, second = each.part(1), each.part(2)
+        each.driver.inform(first, FAIL, 0)
+        each.driver.inform(second, FAIL, 0)
+        each.driver.permit(each.part(3), PASS, 0)
+    seen = []
+    for now_ms in range(0, 1000, 37):
+        for each in (plc, asked):
+            each.now_ns = now_ms * MS
+        for earlier_ms in range(36, -1, -4):
+            asked.driver.take_never_shown((now_ms - earlier_ms) * MS)
+        words = asked.words()
+        assert plc.words() == words
+        seen.append(words[2])
+    assert {0, 1, 2} <= set(seen)
+
+
 def test_information_nobody_reads_does_not_pile_up() -> None:
     plc = Plc()
     for part_id in range(1, 50):

@@ -56,6 +56,8 @@ def test_outcomes_and_reasons() -> None:
     assert f"{REASON_OTHER} any other" in TEXT
     assert len(set(REASONS.values())) == len(REASONS)
     assert set(ENDED_REASONS) <= REASONS.keys()
+    assert {"INTERRUPTED", "RECIPE", "BUG", "SELF_TEST"} <= REASONS.keys()
+    assert reason_word("RECIPE") == 31
     assert f"{SEVERITY_NONE} = not measured" in TEXT
 
 
