@@ -1,6 +1,7 @@
 # make demo     the whole line on this machine          make test    everything that proves it
 # make bench    figures for BENCHMARKS.md               make soak    1,000 parts at 300 a minute
-# make wheel    a wheel and an sdist in dist/           make lint    ruff, mypy, import-linter
+# make study    how well the judge measures and decides  make lint    ruff, mypy, import-linter
+# make wheel    a wheel and an sdist in dist/
 # Nothing but Python 3.10 or newer and make is needed; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ TEST_ARGS ?=
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus gir1.2-aravis-0.8 libgirepository1.0-dev \
 	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd
 
-.PHONY: demo soak test bench wheel lint clean system-packages
+.PHONY: demo soak test bench study wheel lint clean system-packages
 .DEFAULT_GOAL := demo
 
 $(VENV)/bin/python:
@@ -64,8 +65,12 @@ test: system-packages $(VENV)/.test lint
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest $(TEST_ARGS)
 
-bench: $(VENV)/.demo
+bench: $(VENV)/.test
 	@$(BIN)/python -m edge_daemon.testing.benchmark
+	@$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-columns=median,min,rounds
+
+study: $(VENV)/.demo
+	@$(BIN)/python -m edge_daemon.testing.judging_study
 
 wheel: $(VENV)/.test
 	@$(BIN)/python -m build --outdir dist

@@ -76,7 +76,7 @@ def _bundles() -> str:
 
 
 def _references() -> str:
-    from .recipe import load_reference_set
+    from .references import load_reference_set
 
     root = data_folder("references")
     manifests = sorted(root.rglob("manifest.json"))

@@ -61,8 +61,10 @@ def quiet_opencv() -> None:
 
     For the whole process; the environment variable OPENCV_LOG_LEVEL overrules it.
     """
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # Older releases of OpenCV have no such setting in Python; they talk.
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is not None and "OPENCV_LOG_LEVEL" not in os.environ:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
 
 
 quiet_opencv()

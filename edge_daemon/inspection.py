@@ -6,26 +6,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import hypot, isfinite
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, EdgeError, EngineError, RuleError
-from .judge import Limits, Measurement, Rule, Scale, TypeVerdict, Value, Verdict, judge, limits_of, measure
+from .calibration import Calibration
+from .errors import ConfigError, EdgeError, ImageError, RuleError
+from .judge import (
+    CombineRule,
+    Limits,
+    Measurement,
+    Rule,
+    RuleKind,
+    Scale,
+    TypeVerdict,
+    Uncertainty,
+    Value,
+    Verdict,
+    combined,
+    judge,
+    measure,
+    polygon_mask,
+    zone_region,
+)
 from .judge.indications import Indication, find_indications
+from .judge.measure import area_uncertainty_mm2, size_uncertainty_mm
 from .judge.verdict import Comparison
-from .recipe import Recipe, ReferenceSet, references_sha256
+from .recipe import Recipe, Zone
 from .records import UNKNOWN_LABEL, UNKNOWN_MESSAGE, UNKNOWN_TYPE, Outcome, Reason, Region, Segmentation
+from .references import ReferenceSet, measure_limits, references_sha256
+from .references.limits import downscaled, is_finer
 from .segment.protocol import Engine
 from .segment.see import see
 
-__all__ = ["Inspection", "Seals", "Station", "document_of", "not_evaluable", "prepare_station", "type_document"]
-
-#: Scales nearer than this (relative) are one scale; above it the finer picture is area-averaged down.
-_SAME_SCALE = 1e-6
+__all__ = [
+    "Inspection",
+    "Seals",
+    "Station",
+    "StationZone",
+    "document_of",
+    "not_evaluable",
+    "prepare_station",
+    "type_document",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +77,15 @@ class Inspection:
     verdict: Verdict
 
 
-def _downscaled(pixels: NDArray[Any], scale: Scale, coarse_mm_per_px: float) -> tuple[NDArray[Any], Scale]:
-    """The picture area-averaged to about ``coarse_mm_per_px``, and the exact scale that the whole-pixel size gives."""
-    height, width = pixels.shape[:2]
-    new_w = max(1, round(width * scale.x_mm_per_px / coarse_mm_per_px))
-    new_h = max(1, round(height * scale.y_mm_per_px / coarse_mm_per_px))
-    if (new_w, new_h) == (width, height):
-        return pixels, scale
-    sx, sy = scale.x_mm_per_px * width / new_w, scale.y_mm_per_px * height / new_h
-    return (
-        cv2.resize(pixels, (new_w, new_h), interpolation=cv2.INTER_AREA),
-        Scale(sx, sy, scale.relative_u * min(sx, sy)),
-    )
+@dataclass(frozen=True, slots=True)
+class StationZone:
+    """A zone of the part with its rules and measured limits. polygon_mm: corners (x, y) from the top-left corner."""
 
-
-def _is_finer(scale: Scale, coarse_mm_per_px: float) -> bool:
-    return min(scale.both) < coarse_mm_per_px * (1.0 - _SAME_SCALE)
+    name: str
+    polygon_mm: tuple[tuple[float, float], ...]
+    rules: tuple[Rule, ...]
+    limits: Mapping[str, Limits]
+    levels: Mapping[str, Mapping[int, Limits]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +93,9 @@ class Station:
     """A recipe bound to an engine, with its limits measured: all that judging a frame needs.
 
     scale: None where nobody gave one; then nothing is measured. working_mm_per_px: the coarsest scale of part and
-    references, at which both are looked at. levels: by type, the limits of every plate of its reference set.
+    references, at which both are looked at. levels: by type, the limits of every plate of its reference set. rules,
+    limits, levels: of the part, or of what lies in none of its ``zones``. not_inspected: types of the standard's table
+    that this engine does not look for.
     """
 
     engine: Engine
@@ -84,19 +107,40 @@ class Station:
     working_mm_per_px: float | None
     seals: Seals
     name: str = ""
+    zones: tuple[StationZone, ...] = ()
+    combine: CombineRule = CombineRule.ANY_FAILS
+    uncertainty: Uncertainty = field(default_factory=Uncertainty)
+    not_inspected: tuple[str, ...] = ()
+    zone_references: Mapping[str, Mapping[str, ReferenceSet]] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def inspect(self, pixels: NDArray[Any], lap: Callable[[str], None] = lambda _: None) -> Inspection:
         """Judge one frame: pixels uint8/uint16 (H, W) or RGB (H, W, 3). ``lap(stage)`` is called after each stage.
 
         Pure: no I/O, no clock. Trouble with the picture is an outcome; EngineError means the engine broke its promise.
         """
-        size = pixels.shape[:2]
-        scale, small = self.scale, pixels
-        if scale is not None and self.working_mm_per_px is not None and _is_finer(scale, self.working_mm_per_px):
-            small, scale = _downscaled(pixels, scale, self.working_mm_per_px)
+        picture, region = pixels, None
+        if self.calibration is not None:
+            refusal = _calibration_refusal(self.calibration, pixels)
+            if refusal is not None:
+                nothing = np.zeros(pixels.shape[:2], np.uint8)
+                seen = Segmentation(nothing, None, self.engine.bundle.types, (), (refusal,))
+                return self._judged(seen, self.scale, pixels.shape[:2], lap)
+            picture, region = self.calibration.rectify(pixels), self.calibration.region
+            lap("rectify")
+        scale, small = self.scale, picture
+        if scale is not None and self.working_mm_per_px is not None and is_finer(scale, self.working_mm_per_px):
+            small, scale = downscaled(picture, scale, self.working_mm_per_px)
+        if region is not None and region.shape != small.shape[:2]:
+            size = small.shape[1], small.shape[0]
+            region = cv2.resize(region.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
         seen = see(self.engine, small, mm_per_px=() if scale is None else scale.both)
         lap("segment")
-        return self._judged(seen, scale, size, lap)
+        inspection = self._judged(seen, scale, picture.shape[:2], lap, region)
+        if self.calibration is None or self.calibration.kind == "scale":
+            return inspection
+        labels = self.calibration.labels_to_frame(inspection.labels, pixels.shape)
+        return replace(inspection, labels=labels)
 
     def inspect_labels(self, labels: NDArray[np.uint8]) -> Inspection:
         """Judge a label image (uint8 (H, W), labels of this engine, 255 unknown) in place of the engine's answer.
@@ -122,16 +166,33 @@ class Station:
         seen = Segmentation(labels, None, types, numbered)
         return self._judged(seen, self.scale, labels.shape, lambda _: None)
 
+    def refusal(self, now_utc: str) -> Reason | None:
+        """Why this station may judge nothing at ``now_utc`` (ISO 8601): its calibration has run out."""
+        return None if self.calibration is None else self.calibration.refusal(now_utc)
+
     def _judged(
-        self, seen: Segmentation, scale: Scale | None, size: tuple[int, ...], lap: Callable[[str], None]
+        self,
+        seen: Segmentation,
+        scale: Scale | None,
+        size: tuple[int, ...],
+        lap: Callable[[str], None],
+        region: NDArray[np.bool_] | None = None,
     ) -> Inspection:
+        """region: what the frame really shows of the working picture; marks outside are not judged."""
         if scale is None:
             measured = None
             verdict = judge(Measurement({}, (size[1], size[0]), Scale(1.0, 1.0)), (), {}, refusals=seen.refusals)
-        else:
-            measured = _measured(seen, scale, self.rules)
+        elif not self.zones:
+            measured = judged = _measured(seen, scale, self.rules, self.uncertainty)
+            if region is not None:
+                judged = _measured(seen, scale, self.rules, self.uncertainty, region)
             lap("measure")
-            verdict = judge(measured, self.rules, self.limits, levels=self.levels, refusals=seen.refusals)
+            verdict = judge(
+                judged, self.rules, self.limits, levels=self.levels, refusals=seen.refusals, combine=self.combine
+            )
+        else:
+            measured = _measured(seen, scale, (), self.uncertainty)
+            verdict = combined(self._zone_verdicts(seen, scale, region))
         lap("judge")
         labels = seen.labels
         if labels.shape != size:
@@ -139,76 +200,181 @@ class Station:
             labels.flags.writeable = False
         return Inspection(seen, labels, measured, verdict)
 
+    def reference_of(self, verdict: TypeVerdict) -> ReferenceSet | None:
+        """The reference set that this type of this zone was compared with."""
+        return self.zone_references.get(verdict.zone, self.references).get(verdict.type)
 
-def _measured(seen: Segmentation, scale: Scale, rules: Sequence[Rule]) -> Measurement:
+    def _zone_verdicts(self, seen: Segmentation, scale: Scale, shown: NDArray[np.bool_] | None) -> list[Verdict]:
+        """Every zone, and the rest of the part under the rules without a zone."""
+        height, width = seen.labels.shape
+        rest = np.ones((height, width), bool) if shown is None else shown.copy()
+        verdicts = []
+        everything = StationZone("", (), self.rules, self.limits, self.levels)
+        for zone in (*self.zones, everything):
+            inside = polygon_mask(zone.polygon_mm, scale, (width, height)) if zone.name else rest
+            if inside is None or not inside.any() or (shown is not None and (inside & ~shown).any()):
+                if zone.name:
+                    verdicts.append(not_evaluable("ZONE_OUTSIDE", f"zone {zone.name} is not wholly in the picture"))
+                continue
+            rest = rest & ~inside if zone.name else rest
+            measured = _measured(seen, scale, zone.rules, self.uncertainty, zone_region(seen.labels, inside))
+            verdicts.append(
+                judge(
+                    measured,
+                    zone.rules,
+                    zone.limits,
+                    levels=zone.levels,
+                    refusals=seen.refusals,
+                    combine=self.combine,
+                    zone=zone.name,
+                )
+            )
+        return verdicts
+
+
+def _calibration_refusal(calibration: Calibration, pixels: NDArray[Any]) -> Reason | None:
+    """A frame of another size, or a camera that has moved: its millimetres mean nothing."""
+    try:
+        calibration.check_frame(pixels)
+    except ImageError as error:
+        return Reason(error.code, str(error))
+    return None if calibration.fiducial is None else calibration.drift(pixels).reason
+
+
+def _measured(
+    seen: Segmentation,
+    scale: Scale,
+    rules: Sequence[Rule],
+    uncertainty: Uncertainty,
+    region: NDArray[np.bool_] | None = None,
+) -> Measurement:
     return measure(
         seen.labels,
         seen.coverage,
         seen.type_names,
         scale,
         {rule.type: rule.windows_mm for rule in rules},
+        region=region,
         min_indication_mm={rule.type: rule.min_indication_mm for rule in rules},
+        uncertainty=uncertainty,
+        spacing=[rule.type for rule in rules if rule.compare_spacing],
     )
 
 
-def _limits_of_set(engine: Engine, reference: ReferenceSet, rule: Rule, working_mm_per_px: float) -> dict[int, Limits]:
-    """Measure every plate; make the limits monotone over the level (running maximum), as the definition asks."""
-    limits: dict[int, Limits] = {}
-    previous = Limits(dict.fromkeys(rule.windows_mm, 0.0), dict.fromkeys(rule.windows_mm, 0.0), 0.0)
-    for level, image in reference.images.items():
-        pixels, scale = image.pixels, reference.scale
-        if _is_finer(scale, working_mm_per_px):
-            pixels, scale = _downscaled(pixels, scale, working_mm_per_px)
-        seen = see(engine, pixels, mm_per_px=scale.both)
-        if seen.refusals:
-            raise EngineError(f"{image.path}: {seen.refusals[0].text}", hint="the reference itself must be inspectable")
-        own = limits_of(_measured(seen, scale, [rule]).of(rule.type, rule.windows_mm))
-        previous = Limits(
-            {side: max(previous.area_pct[side], own.area_pct[side]) for side in rule.windows_mm},
-            {side: max(previous.count[side], own.count[side]) for side in rule.windows_mm},
-            max(previous.max_size_mm, own.max_size_mm),
-        )
-        limits[level] = previous
-    return limits
+def reference_view(station: Station, reference: ReferenceSet, level: int) -> tuple[NDArray[Any], Segmentation, Scale]:
+    """A plate as the station's engine sees it, at the scale at which part and plate are compared. For pictures."""
+    pixels, scale = reference.images[level].pixels, reference.scale
+    if station.working_mm_per_px is not None and is_finer(scale, station.working_mm_per_px):
+        pixels, scale = downscaled(pixels, scale, station.working_mm_per_px)
+    return pixels, see(station.engine, pixels, mm_per_px=scale.both), scale
 
 
 def prepare_station(
-    engine: Engine, recipe: Recipe | None, *, scale: Scale | None = None, config: str | None = None
+    engine: Engine,
+    recipe: Recipe | None,
+    *,
+    scale: Scale | None = None,
+    config: str | None = None,
+    cache: Path | None = None,
 ) -> Station:
     """Bind a recipe to an engine: measure its references with that very engine and collect the seals.
 
-    Without a recipe the station only sees and, given a ``scale``, measures. Raises EngineError when a reference cannot
+    Without a recipe the station only sees and, given a ``scale``, measures. cache: folder for the references' measured
+    values, None to measure them now. Raises EngineError when a reference cannot
     be measured, ConfigError when a rule is for a type this engine cannot name.
     """
     if recipe is None:
         seals = Seals(engine.bundle.sha256, config=config)
         return Station(engine, scale, (), {}, {}, {}, None, seals)
+    calibration = recipe.calibration if scale is None else None
     scale = scale or recipe.scale
-    for rule in recipe.rules:
+    for rule in (rule for zone in recipe.zones for rule in zone.rules):
         if rule.type not in engine.bundle.types:
             # A rule nobody can apply would read as "checked" in every record.
             raise ConfigError(
                 f"{recipe.path}: the rule for {rule.type} cannot be applied: {engine.name} does not know this type",
-                hint=f"it knows {', '.join(engine.bundle.types)}; choose another engine or remove the rule",
+                hint=f"it knows {', '.join(engine.bundle.types)}; choose another engine, remove the rule, or say "
+                f'not_inspected = ["{rule.type}"]',
             )
-    rules = recipe.rules_for(engine.bundle.types)
-    working = max([max(scale.both), *(max(one.scale.both) for one in recipe.references.values())])
-    by_type = {rule.type: rule for rule in rules}
-    levels = {
-        name: _limits_of_set(engine, reference, by_type[name], working) for name, reference in recipe.references.items()
-    }
-    limits = {name: levels[name][level] for name in levels if (level := by_type[name].level) is not None}
+    sets = [(zone.name, name, one) for zone in recipe.zones for name, one in zone.references.items()]
+    working = max([max(scale.both), *(max(one.scale.both) for _, _, one in sets)])
+    zones = [_station_zone(engine, recipe, zone, working, cache) for zone in recipe.zones]
     seals = Seals(
         engine.bundle.sha256,
-        table=recipe.sha256,
-        references=references_sha256(recipe.references),
+        calibration=None if calibration is None else calibration.sha256,
+        table=recipe.table_sha256,
+        references=references_sha256({f"{zone}/{name}" if zone else name: one for zone, name, one in sets}),
         config=config or recipe.sha256,
     )
-    return Station(engine, scale, rules, limits, levels, recipe.references, working, seals, recipe.name)
+    return Station(
+        engine,
+        scale,
+        zones[-1].rules,
+        zones[-1].limits,
+        zones[-1].levels,
+        recipe.references,
+        working,
+        seals,
+        recipe.name,
+        zones=tuple(zones[:-1]),
+        combine=recipe.combine,
+        uncertainty=recipe.uncertainty or _certified(engine, zones, max(*scale.both, working)),
+        not_inspected=recipe.not_inspected,
+        calibration=calibration,
+        zone_references={zone.name: zone.references for zone in recipe.zones},
+    )
 
 
-def _value(one: Value, limit: float | None, ratio: float | None) -> dict[str, Any]:
-    return {"value": one.value, "u": one.u, "limit": limit, "ratio": ratio, "at_px": list(one.at_px)}
+def _certified(engine: Engine, zones: Sequence[StationZone], mm_per_px: float) -> Uncertainty:
+    """The engine's certificate of its edges at this scale. A reference measured by the same engine cancels their bias;
+    a limit in absolute numbers does not, so there the bias counts as uncertainty as well."""
+    absolute = {
+        rule.type for zone in zones for rule in zone.rules if rule.kind in (RuleKind.SIZE_MM, RuleKind.AREA_PCT)
+    }
+    edges = {}
+    for name in engine.bundle.types:
+        certified = engine.bundle.edge_px(name)
+        if certified is not None:
+            bias, spread = certified
+            edges[name] = mm_per_px * (hypot(bias, spread) if name in absolute else spread)
+    return Uncertainty(edge_by_type_mm=edges)
+
+
+def _station_zone(
+    engine: Engine, recipe: Recipe, zone: Zone, working_mm_per_px: float, cache: Path | None
+) -> StationZone:
+    rules = recipe.rules_for(engine.bundle.types, zone)
+    levels: dict[str, Mapping[int, Limits]] = {}
+    limits: dict[str, Limits] = {}
+    for rule in rules:
+        reference = zone.references.get(rule.type)
+        if reference is None or rule.level is None:
+            continue
+        measured = measure_limits(
+            engine, reference, windows_mm=rule.windows_mm, min_indication_mm=rule.min_indication_mm,
+            working_mm_per_px=working_mm_per_px, cache=cache,
+        )  # fmt: skip
+        levels[rule.type] = measured.limits()
+        limits[rule.type] = levels[rule.type][rule.level]
+    return StationZone(zone.name, zone.polygon_mm, rules, limits, levels)
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity: no gap, and no limit, are null."""
+    return value if value is not None and isfinite(value) else None
+
+
+def _value(value: Value, one: Comparison | None) -> dict[str, Any]:
+    return {
+        "value": _finite(value.value),
+        "u": value.u,
+        "limit": _finite(one.limit) if one else None,
+        "permitted": _finite(one.permitted) if one else None,
+        "ratio": _finite(one.ratio) if one else None,
+        "p_conform": one.p_conform if one else None,
+        "at_px": list(value.at_px),
+        "budget": dict(value.budget),
+    }
 
 
 def type_document(verdict: TypeVerdict) -> dict[str, Any]:
@@ -218,12 +384,12 @@ def type_document(verdict: TypeVerdict) -> dict[str, Any]:
     }
 
     def entry(metric: str, side_mm: float | None, value: Value) -> dict[str, Any]:
-        one = compared.get((metric, side_mm))
-        return _value(value, one.limit if one else None, one.ratio if one else None)
+        return _value(value, compared.get((metric, side_mm)))
 
     found = verdict.measurement
     return {
         "label": found.label,
+        "zone": verdict.zone or None,
         "outcome": str(verdict.outcome),
         "windows": [
             {
@@ -236,11 +402,16 @@ def type_document(verdict: TypeVerdict) -> dict[str, Any]:
             for window in found.windows
         ],
         "max_size_mm": entry("max_size_mm", None, found.max_size_mm),
+        "min_gap_mm": None if found.min_gap_mm is None else entry("min_gap_mm", None, found.min_gap_mm),
+        "governing": [
+            {"metric": one.metric, "side_mm": one.side_mm, "at_px": list(one.value.at_px), "ratio": _finite(one.ratio)}
+            for one in verdict.ranked[:2]  # and the runner-up
+        ],
         "area_mm2": {"value": found.area_mm2.value, "u": found.area_mm2.u},
     }
 
 
-def _defects(inspection: Inspection) -> list[dict[str, Any]]:
+def _defects(station: Station, inspection: Inspection) -> list[dict[str, Any]]:
     """One object per marked region, measured where there is a scale."""
     measured = inspection.measurement
     indication_of: dict[int, Indication] = {}
@@ -253,7 +424,6 @@ def _defects(inspection: Inspection) -> list[dict[str, Any]]:
     documents = []
     for region in inspection.segmentation.regions:
         one = indication_of.get(region.index)
-        u_rel = measured.scale.relative_u if measured is not None else 0.0
         documents.append(
             {
                 "label": region.label,
@@ -262,14 +432,43 @@ def _defects(inspection: Inspection) -> list[dict[str, Any]]:
                 "confidence": region.confidence,
                 "p_known": region.p_known,
                 "nearest_type": region.nearest_type,
-                "bbox_px": list(region.bbox_px),
+                "bbox_px": _frame_box(station, inspection, region.bbox_px),
                 "area_mm2": one.area_mm2 if one else None,
-                "area_u_mm2": 2.0 * one.area_mm2 * u_rel if one else None,
+                "area_u_mm2": area_uncertainty_mm2(one, measured.scale, station.uncertainty.for_type(region.type))
+                if one and measured
+                else None,
                 "feret_max_mm": one.feret_max_mm if one else None,
-                "feret_u_mm": one.feret_max_mm * u_rel if one else None,
+                "feret_u_mm": size_uncertainty_mm(one, measured.scale, station.uncertainty.for_type(region.type))
+                if one and measured
+                else None,
             }
         )
     return documents
+
+
+def _working(inspection: Inspection | None) -> dict[str, Any] | None:
+    """The picture that was measured: every ``at_px`` and ``side_px`` counts its pixels."""
+    if inspection is None or inspection.measurement is None:
+        return None
+    height, width = inspection.segmentation.labels.shape
+    return {"size_px": [width, height], "mm_per_px": list(inspection.measurement.scale.both)}
+
+
+def _frame_box(station: Station, inspection: Inspection, box_px: tuple[int, int, int, int]) -> list[int]:
+    """A box [x, y, w, h] of the working picture on the frame's own pixels."""
+    worked, frame = inspection.segmentation.labels.shape, inspection.labels.shape
+    plane = station.calibration if station.calibration is not None and station.calibration.kind == "plane" else None
+    whole = frame if plane is None else plane.rectified_size_px[::-1]
+    if plane is None and worked == frame:
+        return list(box_px)
+    x, y, w, h = box_px
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]], np.float64)
+    corners *= (whole[1] / worked[1], whole[0] / worked[0])
+    if plane is not None:  # whose coordinates count from the middle of a pixel
+        corners = plane.to_frame_px(corners - 0.5) + 0.5
+    low = np.clip(np.floor(corners.min(axis=0)), 0, (frame[1] - 1, frame[0] - 1)).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)), low + 1, (frame[1], frame[0])).astype(int)
+    return [int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])]
 
 
 def document_of(
@@ -293,7 +492,7 @@ def document_of(
     unknown = inspection is not None and bool((inspection.labels == UNKNOWN_LABEL).any())
     types = []
     for one in inspection.verdict.types if inspection is not None and inspection.measurement is not None else ():
-        reference = station.references.get(one.type)
+        reference = station.reference_of(one)
         level = one.rule.level
         types.append(
             {
@@ -323,8 +522,17 @@ def document_of(
         "advisory": decided.advisory,
         "reasons": [{"code": reason.code, "text": reason.text} for reason in decided.reasons],
         "message": UNKNOWN_MESSAGE if unknown else None,
-        "defects": _defects(inspection) if inspection is not None else [],
+        "defects": _defects(station, inspection) if inspection is not None else [],
         "types": types,
+        "not_inspected": list(station.not_inspected),
+        "working": _working(inspection),
+        "calibration": None
+        if station.calibration is None
+        else {
+            "target_id": station.calibration.target_id,
+            "expires_utc": station.calibration.expires_utc,
+            **station.calibration.budget_document,
+        },
         "engine": {
             "name": station.engine.name,
             "sha256": station.engine.bundle.sha256,

@@ -182,6 +182,9 @@ class Pipeline:
             troubles.append(self._self_test.trouble)
         if self._storage_trouble:
             troubles.append(self._storage_trouble)
+        expired = self.station.refusal(utc_now())
+        if expired is not None:
+            troubles.append(expired.code)
         return troubles
 
     # ---------------------------------------------------------------- capture
@@ -280,7 +283,10 @@ class Pipeline:
             last_ns = now_ns
 
         if part.verdict is None and part.frame is not None:
-            if started_ns >= part.ticket.deadline_ns:
+            expired = station.refusal(utc_now())
+            if expired is not None:
+                part.verdict = not_evaluable(expired.code, expired.text)
+            elif started_ns >= part.ticket.deadline_ns:
                 part.verdict = not_evaluable("BUSY", "the deadline had passed before the judge was free")
             else:
                 try:

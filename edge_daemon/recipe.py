@@ -1,67 +1,61 @@
 """A recipe: which engine looks, at which scale, and what the rules and references are for this part.
 
-Loading a recipe reads files; what it hands out is frozen and pure. Reference pictures pass through the same engine and
-the same code as the part (``inspection.prepare_station``), so that biases cancel.
+What is allowed comes from rules of the recipe's own, from a standard's table, or from both; and it may differ from one
+zone of the part to another. Loading a recipe reads files; what it hands out is frozen and pure. Reference pictures pass
+through the same engine and the same code as the part (``inspection.prepare_station``), so that biases cancel.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
-
-from .errors import ConfigError, EdgeError, IntegrityError
-from .images import load_picture
-from .judge import Rule, RuleKind, Scale
+from .calibration import Calibration, load_calibration
+from .errors import ConfigError, EdgeError
+from .judge import CombineRule, Rule, RuleKind, Scale, Uncertainty
 from .records import TYPE_IDS, UNKNOWN_TYPE
+from .references import METALS, ReferenceSet, load_reference_set
 from .resources import reference_folder
 from .settings import Settings
+from .standards import Refusal, Standard, find_standard, load_standard
 
-__all__ = [
-    "METALS",
-    "Recipe",
-    "ReferenceImage",
-    "ReferenceSet",
-    "load_recipe",
-    "load_reference_set",
-    "references_sha256",
-]
-
-METALS = ("aluminum", "magnesium", "steel", "titanium")
+__all__ = ["Recipe", "StandardUse", "Zone", "load_recipe", "recipe_of_standard"]
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceImage:
-    """One plate: its level, picture (uint8/uint16, read-only) and the SHA-256 of its file."""
+class StandardUse:
+    """A standard's table, and what is asked of it besides metal, thickness and type. require_verified: rows that no
+    second person has verified count as missing."""
 
-    level: int
-    path: Path
-    pixels: NDArray[Any] = field(repr=False)
-    sha256: str
+    standard: Standard
+    grade: str | None
+    process: str | None = None
+    form: str | None = None
+    energy: str | None = None
+    reference_set: str | None = None
+    require_verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceSet:
-    """The graded plates of one discontinuity, all at one scale. sha256: of manifest.json, which names every file's."""
+class Zone:
+    """A part of the part with rules of its own. polygon_mm: its corners (x, y) from the picture's top-left corner;
+    empty for what lies in no other zone. references: by type, for LEVEL rules. refusals: by type, why the table has no
+    row. name: "" for the rest."""
 
-    folder: Path
     name: str
-    discontinuity: str
-    metal: str
-    scale: Scale
-    images: Mapping[int, ReferenceImage]
-    sha256: str
+    polygon_mm: tuple[tuple[float, float], ...]
+    rules: tuple[Rule, ...]
+    references: Mapping[str, ReferenceSet]
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What one kind of part is judged by. sha256: of the recipe file; references by type, for LEVEL rules."""
+    """What one kind of part is judged by. zones: the rest of the part is always the last one. others: the kind of rule
+    for types without one. not_inspected: types of the table that no engine looks for, said so in every record.
+    sha256: of the recipe file."""
 
     name: str
     path: Path
@@ -70,77 +64,46 @@ class Recipe:
     metal: str | None
     thickness_mm: float | None
     scale: Scale
-    rules: tuple[Rule, ...]
+    zones: tuple[Zone, ...]
     others: RuleKind | None
-    references: Mapping[str, ReferenceSet]
     sha256: str
+    standard: Standard | None = None
+    combine: CombineRule = CombineRule.ANY_FAILS
+    uncertainty: Uncertainty | None = None
+    not_inspected: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
-    def rules_for(self, engine_types: Sequence[str]) -> tuple[Rule, ...]:
-        """The recipe's rules, and its ``others`` rule for every further type this engine can name."""
-        if self.others is None:
-            return self.rules
-        named = {rule.type for rule in self.rules}
-        return self.rules + tuple(
-            Rule(name, self.others, verbatim=f'others = "{self.others}"', row_id=f"{self.name}/others")
-            for name in engine_types
-            if name not in named
-        )
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules of the rest of the part; of all of it where there is no other zone."""
+        return self.zones[-1].rules
 
+    @property
+    def references(self) -> Mapping[str, ReferenceSet]:
+        """The reference sets of the rest of the part."""
+        return self.zones[-1].references
 
-def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
-    path = folder / "manifest.json"
-    try:
-        raw = path.read_bytes()
-        document = json.loads(raw)
-    except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read: {error.strerror}", hint="restore the reference set") from None
-    except ValueError as error:
-        raise IntegrityError(f"{path}: not valid JSON: {error}", hint="restore the reference set") from None
-    if not isinstance(document, dict) or document.get("schema") != 1:
-        raise IntegrityError(f"{path}: not a reference manifest of schema 1", hint="restore the reference set")
-    return document, hashlib.sha256(raw).hexdigest()
+    @property
+    def table_sha256(self) -> str:
+        """What decides: the recipe file, and the standard's table where there is one."""
+        if self.standard is None or self.standard.sha256 == self.sha256:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256}\n{self.standard.sha256}\n".encode()).hexdigest()
 
-
-def load_reference_set(folder: Path) -> ReferenceSet:
-    """Read and verify a reference set.
-
-    manifest.json: {"schema": 1, "set", "metal", "thickness_mm", "discontinuity", "mm_per_px", "u_mm_per_px", "licence",
-    "files": {"1.png": sha256, ...}}. Every file named must exist with that hash. Raises IntegrityError (exit
-    code 4) for a changed, missing or unnamed picture, ConfigError for a manifest that does not make sense.
-    """
-    document, sha256 = _manifest(folder)
-    where = folder / "manifest.json"
-    files = document.get("files")
-    if not isinstance(files, dict) or not files:
-        raise ConfigError(f"{where}: names no files", hint='"files": {"1.png": "<sha256>", ...}')
-    unnamed = sorted(path.name for path in folder.glob("*.png") if path.name not in files)
-    if unnamed:
-        raise IntegrityError(f"{folder}: {unnamed[0]} is not named in the manifest", hint="restore the reference set")
-    images = {}
-    for name, expected in files.items():
-        match = re.fullmatch(r"([1-8])\.png", name)
-        if match is None:
-            raise ConfigError(f"{where}: {name!r} is not a level", hint="plates are called 1.png to 8.png")
-        if not (folder / name).is_file():
-            raise IntegrityError(f"{folder / name} is missing", hint="restore the reference set")
-        picture = load_picture(folder / name)
-        if picture.sha256 != expected:
-            raise IntegrityError(f"{folder / name} is not the sealed picture", hint="restore the reference set")
-        images[int(match.group(1))] = ReferenceImage(int(match.group(1)), folder / name, picture.pixels, picture.sha256)
-    shapes = {image.pixels.shape for image in images.values()}
-    if len(shapes) > 1:
-        raise ConfigError(f"{folder}: plates of different sizes {sorted(shapes)}", hint="one set has one size")
-    try:
-        scale_mm = float(document["mm_per_px"])
-        scale = Scale(scale_mm, scale_mm, float(document.get("u_mm_per_px", 0.0)))
-        name, metal, discontinuity = (str(document[key]) for key in ("set", "metal", "discontinuity"))
-    except KeyError as error:
-        raise ConfigError(f"{where}: {error.args[0]} is missing", hint="no scale, no verdict") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from None
-    if discontinuity not in TYPE_IDS or metal not in METALS:
-        raise ConfigError(f"{where}: unknown discontinuity {discontinuity!r} or metal {metal!r}")
-    return ReferenceSet(folder, name, discontinuity, metal, scale, dict(sorted(images.items())), sha256)
+    def rules_for(self, engine_types: Sequence[str], zone: Zone | None = None) -> tuple[Rule, ...]:
+        """A zone's rules, and one for every further type this engine can name: the table's refusal, or ``others``."""
+        zone = zone or self.zones[-1]
+        named = {rule.type for rule in zone.rules}
+        further = []
+        for name in engine_types:
+            if name in named:
+                continue
+            if self.others is not None:
+                kind = self.others
+                further.append(Rule(name, kind, verbatim=f'others = "{kind}"', row_id=f"{self.name}/others"))
+            elif name in zone.refusals:
+                further.append(zone.refusals[name].rule(name))
+        return zone.rules + tuple(further)
 
 
 def _rule(table: Settings, recipe: str) -> tuple[Rule, ReferenceSet | None]:
@@ -158,6 +121,7 @@ def _rule(table: Settings, recipe: str) -> tuple[Rule, ReferenceSet | None]:
         "guard": table.number("guard", 1.0, low=0.0, high=10.0),
         "min_indication_mm": table.length_mm("min_indication", 0.0),
         "compare_count": table.flag("compare_count", False),
+        "compare_spacing": table.flag("compare_spacing", False),
         "verbatim": table.text("verbatim", ""),
         "edition": table.text("edition", ""),
         "advisory": not table.flag("verified", True),
@@ -176,11 +140,88 @@ def _rule(table: Settings, recipe: str) -> tuple[Rule, ReferenceSet | None]:
             raise table.error("level", f"{reference.folder} has no plate {level}", hint="never the nearest plate")
         if reference.discontinuity != type_name:
             raise table.error("reference", f"shows {reference.discontinuity}, the rule is for {type_name}")
-    table.close()
     try:
         return Rule(type_name, kind, level, limit, **rule_values), reference
     except EdgeError as error:
         raise table.error("type", error.message, error.hint) from None
+
+
+def _from_standard(
+    use: StandardUse, metal: str, thickness_mm: float, zone: str | None, base: Path
+) -> tuple[dict[str, Rule], dict[str, ReferenceSet], dict[str, Refusal]]:
+    """What a table says of every type there is: rules, the reference sets of its LEVEL rows, and refusals.
+
+    A LEVEL row whose set is not on this device becomes NO_REFERENCE: such a type, once found, cannot be judged.
+    """
+    rules, references, refusals = {}, {}, {}
+    zone = zone if zone in use.standard.zones else None
+    for name in TYPE_IDS:
+        answer = use.standard.lookup(
+            metal=metal, thickness_mm=thickness_mm, grade=use.grade, discontinuity=name, process=use.process,
+            zone=zone, reference_set=use.reference_set, form=use.form, energy=use.energy,
+            require_verified=use.require_verified,
+        )  # fmt: skip
+        if isinstance(answer, Refusal):
+            refusals[name] = answer
+            continue
+        rule = answer.rule(name)
+        if rule.kind is RuleKind.LEVEL:
+            reference = _reference_of(answer.row.reference, base)
+            if reference is None or rule.level not in reference.images:
+                rule = replace(rule, kind=RuleKind.NO_REFERENCE, level=None)
+            elif reference.discontinuity != name or reference.metal != metal:
+                raise ConfigError(
+                    f"{answer.row_id}: {reference.folder} shows {reference.discontinuity} in {reference.metal}",
+                    hint="correct the row's reference",
+                )
+            else:
+                references[name] = reference
+        rules[name] = rule
+    return rules, references, refusals
+
+
+def _reference_of(name: str | None, base: Path) -> ReferenceSet | None:
+    if not name:
+        return None
+    try:
+        folder = reference_folder(name, base)
+    except EdgeError:
+        return None
+    return load_reference_set(folder)
+
+
+def _standard_use(table: Settings, base: Path) -> StandardUse:
+    name = table.text("name")
+    try:
+        standard = load_standard(find_standard(name, base))
+    except EdgeError as error:
+        if error.code == "NOT_FOUND":
+            raise table.error("name", error.message, error.hint) from None
+        raise
+    use = StandardUse(
+        standard,
+        grade=table.text("grade", None),
+        process=table.text("process", None),
+        form=table.text("form", None, choices=("film", "digital")),
+        energy=table.text("energy", None),
+        reference_set=table.text("set", None),
+        require_verified=table.flag("require_verified", False),
+    )
+    table.close()
+    return use
+
+
+def _uncertainty(settings: Settings) -> Uncertainty | None:
+    table = settings.table("uncertainty", required=False)
+    if table is None:
+        return None
+    found = Uncertainty(
+        edge_mm=table.length_mm("edge", 0.0),
+        repeat_area_pct=table.number("repeat_area_pct", 0.0, low=0.0, high=100.0),
+        repeat_length_mm=table.length_mm("repeat_length", 0.0),
+    )
+    table.close()
+    return found
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -190,21 +231,52 @@ def load_recipe(path: Path) -> Recipe:
     engine = settings.text("engine")
     metal = settings.text("metal", None, choices=METALS)
     thickness_mm = settings.length_mm("thickness", None, low=1e-3)
-    mm_per_px = settings.length_mm("mm_per_px", low=1e-6)
-    scale = Scale(mm_per_px, mm_per_px, settings.length_mm("u_mm_per_px", 0.0))
+    scale, calibration = _scale(settings)
     others = settings.text("others", None, choices=[str(RuleKind.NONE_PERMITTED), str(RuleKind.UNLIMITED)])
-    rules: list[Rule] = []
-    references: dict[str, ReferenceSet] = {}
+    standard_table = settings.table("standard", required=False)
+    use = None if standard_table is None else _standard_use(standard_table, path.parent)
+    if use is not None and (metal is None or thickness_mm is None):
+        raise settings.error("metal" if metal is None else "thickness", "is needed to look up [standard]")
+    combine = settings.text("combine", None, choices=[one.value for one in CombineRule])
+    not_inspected = settings.texts("not_inspected", (), choices=TYPE_IDS)
+    own: dict[str, list[tuple[Settings, Rule, ReferenceSet | None]]] = {"": []}
+    polygons: dict[str, tuple[tuple[float, float], ...]] = {"": ()}
+    grades: dict[str, str | None] = {"": use.grade if use is not None else None}
+    for table in settings.tables("zone"):
+        zone = table.text("name")
+        if zone in polygons:
+            raise table.error("name", f"there is a zone {zone} already")
+        polygons[zone], own[zone] = table.points_mm("polygon", least=3), []
+        grades[zone] = table.text("grade", grades[""]) if use is not None else None
+        table.close()
     for table in settings.tables("rule"):
         rule, reference = _rule(table, name)
-        if rule.type == UNKNOWN_TYPE or any(rule.type == other.type for other in rules):
-            raise table.error("type", f"{rule.type} has a rule already", hint="one rule a type")
-        rules.append(rule)
-        if reference is not None:
-            if metal is not None and reference.metal != metal:
-                raise table.error("reference", f"is of {reference.metal}, the part of {metal}")
-            references[rule.type] = reference
+        zone = table.text("zone", "", choices=[one for one in polygons if one])
+        table.close()
+        if rule.type == UNKNOWN_TYPE or any(rule.type == other.type for _, other, _ in own[zone]):
+            raise table.error("type", f"{rule.type} has a rule already", hint="one rule a type and zone")
+        if reference is not None and metal is not None and reference.metal != metal:
+            raise table.error("reference", f"is of {reference.metal}, the part of {metal}")
+        own[zone].append((table, rule, reference))
+    settings_uncertainty = _uncertainty(settings)
     settings.close()
+    zones = []
+    for zone in [*(one for one in polygons if one), ""]:
+        rules: dict[str, Rule] = {}
+        references: dict[str, ReferenceSet] = {}
+        refusals: dict[str, Refusal] = {}
+        if use is not None and metal is not None and thickness_mm is not None:
+            asked = replace(use, grade=grades[zone])
+            rules, references, refusals = _from_standard(asked, metal, thickness_mm, zone or None, path.parent)
+        for table, rule, reference in own[zone]:
+            if rule.type in rules:
+                raise table.error("type", f"{rule.type} has a row in {use and use.standard.id} already", hint=(
+                    "a rule of the recipe may fill a gap of the table, not replace a row of it"))  # fmt: skip
+            rules[rule.type] = rule
+            if reference is not None:
+                references[rule.type] = reference
+        left = (rule for rule in rules.values() if rule.type not in not_inspected)
+        zones.append(Zone(zone, polygons[zone], tuple(left), references, refusals))
     return Recipe(
         name=name,
         path=path,
@@ -213,18 +285,60 @@ def load_recipe(path: Path) -> Recipe:
         metal=metal,
         thickness_mm=thickness_mm,
         scale=scale,
-        rules=tuple(rules),
+        zones=tuple(zones),
         others=None if others is None else RuleKind(others),
-        references=references,
         sha256=settings.sha256,
+        standard=None if use is None else use.standard,
+        combine=CombineRule(combine) if combine else _combine_of(use),
+        uncertainty=settings_uncertainty,
+        calibration=calibration,
+        not_inspected=tuple(not_inspected),
     )
 
 
-def references_sha256(references: Mapping[str, ReferenceSet]) -> str | None:
-    """One hash over all reference sets of a recipe, by type name; None where there are none."""
-    if not references:
-        return None
-    digest = hashlib.sha256()
-    for type_name in sorted(references):
-        digest.update(f"{type_name}:{references[type_name].sha256}\n".encode())
-    return digest.hexdigest()
+def _scale(settings: Settings) -> tuple[Scale, Calibration | None]:
+    """From a sealed calibration, or as two numbers; there is no default."""
+    path = settings.file("calibration", None)
+    if path is None:
+        mm_per_px = settings.length_mm("mm_per_px", low=1e-6)
+        return Scale(mm_per_px, mm_per_px, settings.length_mm("u_mm_per_px", 0.0)), None
+    for key in ("mm_per_px", "u_mm_per_px"):
+        if settings.length_mm(key, None) is not None:
+            raise settings.error(key, "does not go with calibration, which says it", hint="leave one of both out")
+    # An expired one is no error here: the station that has it judges nothing (Station.refusal), and says why.
+    calibration = load_calibration(path, allow_expired=True)
+    return calibration.scale, calibration
+
+
+def _combine_of(use: StandardUse | None) -> CombineRule:
+    return CombineRule.ANY_FAILS if use is None else use.standard.combine_rule
+
+
+def recipe_of_standard(
+    use: StandardUse, *, metal: str, thickness_mm: float, engine: str, engine_types: Iterable[str], scale: Scale,
+    base: Path,
+) -> Recipe:  # fmt: skip
+    """The recipe that ``inspect --standard --metal --thickness --grade`` stands for: the table and nothing else.
+
+    Types that the engine cannot name are left out, and named in every record (``not_inspected``).
+    """
+    known = set(engine_types)
+    rules, references, refusals = _from_standard(use, metal, thickness_mm, None, base)
+    zone = Zone("", (), tuple(rule for name, rule in rules.items() if name in known),
+                {name: one for name, one in references.items() if name in known}, refusals)  # fmt: skip
+    grade = f" grade {use.grade}" if use.grade else ""
+    return Recipe(
+        name=f"{use.standard.id}{grade} {metal} {thickness_mm:g} mm",
+        path=base,
+        engine=engine,
+        engine_base=base,
+        metal=metal,
+        thickness_mm=thickness_mm,
+        scale=scale,
+        zones=(zone,),
+        others=None,
+        sha256=use.standard.sha256,
+        standard=use.standard,
+        combine=_combine_of(use),
+        not_inspected=tuple(name for name in rules if name not in known),
+    )

@@ -122,6 +122,16 @@ class Settings:
 
         return self._take(key, default, convert)
 
+    def texts(self, key: str, default: Any = _MISSING, *, choices: Sequence[str]) -> Any:
+        """A list of strings, each one of ``choices``."""
+
+        def convert(value: Any) -> tuple[str, ...]:
+            if not isinstance(value, list) or not all(item in choices for item in value):
+                raise UsageError(f"{value!r} is not a list of known words", hint="some of: " + ", ".join(choices))
+            return tuple(value)
+
+        return self._take(key, default, convert)
+
     def integer(self, key: str, default: Any = _MISSING, *, low: int, high: int) -> Any:
         """A whole number from low to high."""
 
@@ -179,6 +189,18 @@ class Settings:
             return tuple(one(item) for item in value)
 
         return self._take(key, default, convert)
+
+    def points_mm(self, key: str, *, least: int) -> Any:
+        """A list of at least ``least`` points, each a pair of lengths, in millimetres."""
+        one = self._bounded(units.length_mm, 0.0, 1e5, "mm")
+
+        def convert(value: Any) -> tuple[tuple[float, float], ...]:
+            pairs = isinstance(value, list) and all(isinstance(item, list) and len(item) == 2 for item in value)
+            if not pairs or len(value) < least:
+                raise UsageError(f"must be a list of at least {least} points", hint='[["0 mm", "0 mm"], ...]')
+            return tuple((one(x), one(y)) for x, y in value)
+
+        return self._take(key, _MISSING, convert)
 
     def size_bytes(self, key: str, default: Any = _MISSING) -> Any:
         """A size such as "5 GB", in bytes."""

@@ -50,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; tests walk it to compare it with the documentation."""
-    from . import engines, inspecting, lines, standards, stores, training
+    from . import calibrating, engines, inspecting, lines, references, replaying, standards, stores, training
 
     parser = _Parser(
         prog="edge-daemon",
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-daemon {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for room in (lines, inspecting, standards, engines, stores, training):
+    for room in (lines, inspecting, replaying, standards, calibrating, references, engines, stores, training):
         room.register(commands)
     return parser
 

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageError, UsageError
+from ..errors import ImageError, IntegrityError, UsageError
+from ..tickets import utc_now
 from . import add_common, emit, say
 
 if TYPE_CHECKING:
     from ..inspection import Inspection, Station
+    from ..judge import Scale
+    from ..recipe import Recipe
+    from ..segment.bundle import Bundle
     from ..segment.protocol import Engine
 
 
@@ -29,7 +33,7 @@ def _positive(text: str) -> float:
     return value
 
 
-def _not_negative(text: str) -> float:
+def not_negative(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -37,6 +41,16 @@ def _not_negative(text: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"{text!r} is negative or not a number")
     return value
+
+
+def thickness_mm(text: str) -> float:
+    """A thickness with its unit. Raises argparse.ArgumentTypeError."""
+    from ..units import length_mm
+
+    try:
+        return length_mm(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def register(commands: Any) -> None:
@@ -49,17 +63,24 @@ def register(commands: Any) -> None:
     )
     inspect.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="pictures, or folders of pictures")
     inspect.add_argument("--recipe", type=Path, help="recipe (TOML): engine, scale, rules and references")
+    table = inspect.add_argument_group("without a recipe: what a standard's table says")
+    table.add_argument("--standard", metavar="S", help="name or folder of a standard (see: standards list)")
+    table.add_argument("--metal", metavar="M")
+    table.add_argument("--thickness", type=thickness_mm, metavar="T", help="with its unit: 6.35mm, 1/4in")
+    table.add_argument("--grade", metavar="G")
+    table.add_argument("--process", metavar="P", help="where rows differ by process")
+    table.add_argument("--form", choices=["film", "digital"], help="which reference sets, where the table has both")
+    table.add_argument("--energy", metavar="E", help="where rows differ by radiation energy")
+    table.add_argument("--require-verified", action="store_true", help="rows nobody has verified count as missing")
     inspect.add_argument("--engine", help="engine bundle, by name or folder (default: the recipe's, or the only one)")
     inspect.add_argument("--backend", default="auto", choices=["auto", "onnxruntime", "tensorrt"])
     inspect.add_argument(
         "--mm-per-px", type=_positive, metavar="X", help="millimetres per pixel (overrides the recipe)"
     )
-    inspect.add_argument(
-        "--mm-per-px-u", type=_not_negative, default=None, metavar="U", help="its standard uncertainty"
-    )
+    inspect.add_argument("--mm-per-px-u", type=not_negative, default=None, metavar="U", help="its standard uncertainty")
     inspect.add_argument("--labels", type=Path, metavar="L.png", help="judge this label image instead of the engine's")
     inspect.add_argument(
-        "--out", type=Path, metavar="DIR", help="write record.json, labels.png, highlight.png per image"
+        "--out", type=Path, metavar="DIR", help="write record.json, labels.png, highlight.png, tiles.png ... per image"
     )
     inspect.add_argument("--exit-zero", action="store_true", help="exit 0 also when a part is not PASS")
     add_common(inspect)
@@ -76,9 +97,9 @@ def register(commands: Any) -> None:
     judge.add_argument("--mm-per-px", type=_positive, required=True, metavar="X")
     judge.add_argument("--against-mm-per-px", type=_positive, metavar="Y", help="scale of the reference (default: X)")
     judge.add_argument("--window-mm", type=_positive, nargs="+", required=True, metavar="L")
-    judge.add_argument("--tolerance", type=_not_negative, default=0.0, metavar="t", help="0.2 permits a fifth more")
-    judge.add_argument("--guard", type=_not_negative, default=1.0, metavar="g", help="guard factor (1: ISO 14253-1)")
-    judge.add_argument("--mm-per-px-u", type=_not_negative, default=0.0, metavar="U")
+    judge.add_argument("--tolerance", type=not_negative, default=0.0, metavar="t", help="0.2 permits a fifth more")
+    judge.add_argument("--guard", type=not_negative, default=1.0, metavar="g", help="guard factor (1: ISO 14253-1)")
+    judge.add_argument("--mm-per-px-u", type=not_negative, default=0.0, metavar="U")
     judge.add_argument("--exit-zero", action="store_true", help="exit 0 also when the part is not PASS")
     add_common(judge)
     judge.set_defaults(run=_judge)
@@ -116,10 +137,15 @@ def open_station(args: argparse.Namespace) -> Station:
     from ..inspection import prepare_station
     from ..judge import Scale
     from ..recipe import load_recipe
+    from ..references import default_cache_folder
     from ..resources import engine_folder
     from ..segment.bundle import load
     from ..segment.registry import open_engine
 
+    asked = {"--standard": args.standard, "--metal": args.metal, "--thickness": args.thickness, "--grade": args.grade}
+    if args.recipe and any(value is not None for value in asked.values()):
+        named = next(option for option, value in asked.items() if value is not None)
+        raise UsageError(f"--recipe and {named} do not go together", hint="the recipe names its standard itself")
     recipe = load_recipe(args.recipe) if args.recipe else None
     if args.mm_per_px_u is not None and args.mm_per_px is None:
         raise UsageError("--mm-per-px-u without --mm-per-px", hint="give the scale and its uncertainty together")
@@ -128,8 +154,35 @@ def open_station(args: argparse.Namespace) -> Station:
         folder = engine_folder(recipe.engine, recipe.engine_base)
     else:
         folder = engine_folder(choose_engine(args.engine))
-    engine: Engine = open_engine(load(folder), args.backend)
-    return prepare_station(engine, recipe, scale=scale)
+    bundle = load(folder)
+    if any(value is not None for value in asked.values()):
+        recipe = _recipe_of_standard(args, bundle, scale)
+    engine: Engine = open_engine(bundle, args.backend)
+    station = prepare_station(engine, recipe, scale=scale, cache=default_cache_folder())
+    expired = station.refusal(utc_now())
+    if expired is not None:
+        raise IntegrityError(expired.text, code="EXPIRED", hint="take new pictures of the target and calibrate again")
+    return station
+
+
+def _recipe_of_standard(args: argparse.Namespace, bundle: Bundle, scale: Scale | None) -> Recipe:
+    """The recipe that --standard, --metal, --thickness and --grade stand for."""
+    from ..recipe import StandardUse, recipe_of_standard
+    from ..standards import find_standard, load_standard
+
+    for option, value in (("--standard", args.standard), ("--metal", args.metal), ("--thickness", args.thickness)):
+        if value is None:
+            raise UsageError(f"{option} is missing", hint="--standard, --metal and --thickness go together")
+    if scale is None:
+        raise UsageError("--mm-per-px is missing", hint="there is no default scale: no scale, no verdict")
+    use = StandardUse(
+        load_standard(find_standard(args.standard, Path.cwd())), args.grade, process=args.process, form=args.form,
+        energy=args.energy, require_verified=args.require_verified,
+    )  # fmt: skip
+    return recipe_of_standard(
+        use, metal=args.metal, thickness_mm=args.thickness, engine=str(bundle.folder), engine_types=bundle.types,
+        scale=scale, base=Path.cwd(),
+    )  # fmt: skip
 
 
 class _Folders:
@@ -148,12 +201,15 @@ class _Folders:
         return self._out / name
 
 
-def _write(folder: Path, document: dict[str, Any], pixels: Any, inspection: Inspection) -> None:
+def _write(folder: Path, document: dict[str, Any], station: Station, pixels: Any, inspection: Inspection) -> None:
+    from ..evidence import evidence
     from ..images import highlight, make_folder, write_bytes_atomic, write_png_atomic
 
     make_folder(folder)
     write_png_atomic(folder / "labels.png", inspection.labels)
     write_png_atomic(folder / "highlight.png", highlight(pixels, inspection.labels))
+    for name, picture in evidence(station, inspection, pixels).items():
+        write_png_atomic(folder / name, picture)
     # Last, so that a record in a folder means that its pictures are there as well.
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
     write_bytes_atomic(folder / "record.json", (text + "\n").encode())
@@ -200,7 +256,7 @@ def _inspect_one(args: argparse.Namespace, station: Station, path: Path, folders
         timings_ms={stage: round(ms, 3) for stage, ms in laps.items()},
     )
     if folders is not None:
-        _write(folders.take(path), document, picture.pixels, inspection)
+        _write(folders.take(path), document, station, picture.pixels, inspection)
     emit(document, _summary(path, document), as_json=args.json)
     return 0 if document["result"] == "PASS" or args.exit_zero else 1
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RuleError
 from ..records import UNKNOWN_LABEL, UNKNOWN_TYPE
-from .indications import Indication, Marks, edge_length_mm, find_marks
+from .indications import Indication, Marks, find_marks, outline_mm, smallest_gap_mm
 from .windows import RegionArea, WindowScan, window_side_px
 
-__all__ = ["Measurement", "Scale", "TypeMeasurement", "Value", "WindowMeasurement", "measure"]
+__all__ = [
+    "Measurement",
+    "Scale",
+    "TypeMeasurement",
+    "Uncertainty",
+    "Value",
+    "WindowMeasurement",
+    "area_uncertainty_mm2",
+    "marked_pixels",
+    "measure",
+    "size_uncertainty_mm",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +59,41 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A measured value, its standard uncertainty (k = 1) and where it was found (top-left corner of the window)."""
+    """A measured value, its standard uncertainty (k = 1) and where it was found (top-left corner of the window).
+
+    budget: what the uncertainty is made of, by name and as standard uncertainties of this value; u is their root sum of
+    squares (GUM 5.1.2, independent contributions).
+    """
 
     value: float
     u: float
     at_px: tuple[int, int]
+    budget: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """What adds to the scale's uncertainty; all standard uncertainties (k = 1), all 0 where nothing is known.
+
+    edge_mm: of an edge's place; edge_by_type_mm: where it is known by type, as in an engine's certificate.
+    repeat_area_pct, repeat_length_mm: standard deviations over repeated frames of one golden part.
+    """
+
+    edge_mm: float = 0.0
+    repeat_area_pct: float = 0.0
+    repeat_length_mm: float = 0.0
+    edge_by_type_mm: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = [(name, getattr(self, name)) for name in ("edge_mm", "repeat_area_pct", "repeat_length_mm")]
+        for name, value in (*named, *self.edge_by_type_mm.items()):
+            if not (np.isfinite(value) and value >= 0.0):
+                raise RuleError(f"uncertainty {name} = {value}", hint="a standard uncertainty is 0 or more")
+
+    def for_type(self, type_name: str) -> Uncertainty:
+        """With the edge of this type."""
+        edge_mm = self.edge_by_type_mm.get(type_name, self.edge_mm)
+        return Uncertainty(edge_mm, self.repeat_area_pct, self.repeat_length_mm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +109,9 @@ class WindowMeasurement:
 
 @dataclass(frozen=True, slots=True)
 class TypeMeasurement:
-    """All of one type on one image. max_size_mm.at_px is the corner of the largest indication's box."""
+    """All of one type on one image. max_size_mm.at_px is the corner of the largest indication's box; min_gap_mm is the
+    smallest edge-to-edge distance between two counted indications: None where it was not asked for, infinite where
+    there are not two."""
 
     type: str
     label: int
@@ -75,6 +119,7 @@ class TypeMeasurement:
     windows: tuple[WindowMeasurement, ...]
     max_size_mm: Value
     area_mm2: Value
+    min_gap_mm: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +131,16 @@ class Measurement:
     scale: Scale
 
     def of(self, type_name: str, windows_mm: Sequence[float]) -> TypeMeasurement:
-        """The measurement of a type, or one of zeros where the type does not occur."""
+        """The measurement of a type, or one of zeros (and no gap) where the type does not occur."""
         if type_name in self.types:
             return self.types[type_name]
         zero = Value(0.0, 0.0, (0, 0))
+        none = Value(inf, 0.0, (0, 0))
         windows = tuple(
             WindowMeasurement(side, *_window_geometry(side, self.scale, self.image_px)[1:], zero, zero)
             for side in windows_mm
         )
-        return TypeMeasurement(type_name, 0, (), windows, zero, zero)
+        return TypeMeasurement(type_name, 0, (), windows, zero, zero, none)
 
 
 def _window_geometry(
@@ -106,14 +152,40 @@ def _window_geometry(
     return nominal, nominal[0], (used[0] * scale.x_mm_per_px, used[1] * scale.y_mm_per_px)
 
 
-def _u_area_mm2(area_mm2: float, perimeter_mm: float, scale: Scale, u_edge_mm: float) -> float:
-    """u^2 = (2 A u_s/s)^2 + (perimeter x u_edge)^2 (GUM, two fully correlated axes; repeatability comes later)."""
-    return float(np.hypot(2.0 * area_mm2 * scale.relative_u, perimeter_mm * u_edge_mm))
+def _value(value: float, at_px: tuple[int, int], *terms: tuple[str, float]) -> Value:
+    """A value with its budget; terms of 0 are left out."""
+    budget = tuple((name, float(u)) for name, u in terms if u)
+    return Value(value, float(np.sqrt(sum(u * u for _, u in budget))), at_px, budget)
 
 
-def _u_length_mm(length_mm: float, scale: Scale, u_edge_mm: float) -> float:
-    """u^2 = (L u_s/s)^2 + 2 u_edge^2: two independent edges bound a length."""
-    return float(np.hypot(length_mm * scale.relative_u, np.sqrt(2.0) * u_edge_mm)) if length_mm else 0.0
+def _area_value(
+    value: float, unit_mm2: float, at_px: tuple[int, int], perimeter_mm: float, scale: Scale, u_edge_mm: float,
+    repeat: float = 0.0,
+) -> Value:  # fmt: skip
+    """An area of ``value`` x ``unit_mm2``. u^2 = (2 A u_s/s)^2 + (perimeter x u_edge)^2 + u_rep^2: both axes share the
+    scale's error, and an edge that lies too far out does so all around. Nothing there: nothing uncertain."""
+    if not value:
+        return Value(0.0, 0.0, at_px)
+    return _value(
+        value,
+        at_px,
+        ("scale", 2.0 * value * scale.relative_u),
+        ("edge", perimeter_mm * u_edge_mm / unit_mm2),
+        ("repeatability", repeat),
+    )
+
+
+def _length_value(value_mm: float, at_px: tuple[int, int], scale: Scale, uncertainty: Uncertainty) -> Value:
+    """u^2 = (L u_s/s)^2 + 2 u_edge^2 + u_rep^2: two independent edges bound a length."""
+    if not value_mm:
+        return Value(0.0, 0.0, at_px)
+    return _value(
+        value_mm,
+        at_px,
+        ("scale", value_mm * scale.relative_u if value_mm < inf else 0.0),
+        ("edge", sqrt(2.0) * uncertainty.edge_mm),
+        ("repeatability", uncertainty.repeat_length_mm),
+    )
 
 
 def _measure_type(
@@ -125,7 +197,8 @@ def _measure_type(
     scale: Scale,
     windows_mm: Sequence[float],
     region: RegionArea | None,
-    u_edge_mm: float,
+    uncertainty: Uncertainty,
+    spacing: bool,
 ) -> TypeMeasurement:
     counted = [one for one in marks.indications if one.counted]
     ys, xs = marks.ys, marks.xs
@@ -135,6 +208,7 @@ def _measure_type(
         ys, xs = ys[keep[marks.owner]], xs[keep[marks.owner]]
     shares = None if coverage is None else coverage[ys, xs]
     covered = WindowScan(ys, xs, shares, image_px)
+    core = np.ones(len(ys), bool) if shares is None or not (shares >= 0.5).any() else shares >= 0.5
     # A window [x, x + w) holds the pixel whose index is the floor of a centroid exactly when it holds the centroid.
     places = sorted((int(np.floor(one.centroid_px[1])), int(np.floor(one.centroid_px[0]))) for one in counted)
     centroids = np.array(places, np.intp).reshape(-1, 2)
@@ -149,40 +223,65 @@ def _measure_type(
         w, h = min(nominal[0], image_px[0]), min(nominal[1], image_px[1])
         window_mm2 = max(w * h if region is None else region.inside(x, y, w, h), 1) * px_area_mm2
         perimeter_mm = 0.0
-        if u_edge_mm:
+        if uncertainty.edge_mm:
             inside = np.zeros((h, w), bool)
-            here = (ys >= y) & (ys < y + h) & (xs >= x) & (xs < x + w)
+            here = (ys >= y) & (ys < y + h) & (xs >= x) & (xs < x + w) & core
             inside[ys[here] - y, xs[here] - x] = True
-            perimeter_mm = edge_length_mm(inside, scale.both)
-        u_pct = 100.0 * _u_area_mm2(area.value * window_mm2, perimeter_mm, scale, u_edge_mm) / window_mm2
+            perimeter_mm = outline_mm(inside, scale.both)
+        unit_mm2 = window_mm2 / 100.0
         windows.append(
             WindowMeasurement(
                 side_mm,
                 side_px,
                 true_mm,
-                area_pct=Value(100.0 * area.value, u_pct, area.at_px),
+                area_pct=_area_value(
+                    100.0 * area.value,
+                    unit_mm2,
+                    area.at_px,
+                    perimeter_mm,
+                    scale,
+                    uncertainty.edge_mm,
+                    uncertainty.repeat_area_pct,
+                ),
                 count=Value(count.value, 0.0, count.at_px),
             )
         )
     largest = max(counted, key=lambda one: one.feret_max_mm, default=None)
     total_px = float(len(ys)) if shares is None else float(shares.sum(dtype=np.float64))
-    total_mm2 = total_px * px_area_mm2
-    total_perimeter_mm = sum(one.perimeter_mm for one in counted)
+    perimeter_mm = sum(one.perimeter_mm for one in counted)
     return TypeMeasurement(
         type=name,
         label=label,
         indications=marks.indications,
         windows=tuple(windows),
-        max_size_mm=Value(
+        max_size_mm=_length_value(
             largest.feret_max_mm if largest else 0.0,
-            _u_length_mm(largest.feret_max_mm, scale, u_edge_mm) if largest else 0.0,
             (largest.bbox_px[0], largest.bbox_px[1]) if largest else (0, 0),
+            scale,
+            uncertainty,
         ),
-        area_mm2=Value(total_mm2, _u_area_mm2(total_mm2, total_perimeter_mm, scale, u_edge_mm), (0, 0)),
+        area_mm2=_area_value(total_px * px_area_mm2, 1.0, (0, 0), perimeter_mm, scale, uncertainty.edge_mm),
+        min_gap_mm=_smallest_gap(marks, scale, uncertainty) if spacing else None,
     )
 
 
-def _marked_pixels(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+def area_uncertainty_mm2(one: Indication, scale: Scale, uncertainty: Uncertainty) -> float:
+    """Standard uncertainty of one indication's area."""
+    return _area_value(one.area_mm2, 1.0, (0, 0), one.perimeter_mm, scale, uncertainty.edge_mm).u
+
+
+def size_uncertainty_mm(one: Indication, scale: Scale, uncertainty: Uncertainty) -> float:
+    """Standard uncertainty of one indication's largest caliper distance."""
+    return _length_value(one.feret_max_mm, (0, 0), scale, uncertainty).u
+
+
+def _smallest_gap(marks: Marks, scale: Scale, uncertainty: Uncertainty) -> Value:
+    gap_mm, number = smallest_gap_mm(marks, scale.both)
+    at_px = marks.indications[number - 1].bbox_px[:2] if number else (0, 0)
+    return _length_value(gap_mm, at_px, scale, uncertainty)
+
+
+def marked_pixels(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """Flat index and label of every marked pixel, row by row. Eight sound pixels are passed over in one step."""
     flat = np.ascontiguousarray(labels).ravel()
     whole = len(flat) // 8 * 8
@@ -203,7 +302,8 @@ def measure(
     *,
     region: NDArray[np.bool_] | None = None,
     min_indication_mm: Mapping[str, float] | None = None,
-    u_edge_mm: float = 0.0,
+    uncertainty: Uncertainty = Uncertainty(),
+    spacing: Collection[str] = (),
 ) -> Measurement:
     """Measure everything that is marked.
 
@@ -216,7 +316,8 @@ def measure(
     windows_mm : window sides per type name; a type that is not in it is measured without windows.
     region : bool (H, W), what belongs to the part; marks outside it are not measured. None = everything.
     min_indication_mm : cut-off per type; smaller indications are listed, not counted.
-    u_edge_mm : standard uncertainty of an edge, from the engine's certificate.
+    uncertainty : what adds to the scale's uncertainty.
+    spacing : the types whose smallest gap is wanted.
 
     Raises RuleError for a label without a name, a shape that does not match, or coverage outside [0, 1].
     Does not cover: a scale that varies over the image, tilt, temperature.
@@ -230,7 +331,7 @@ def measure(
         raise RuleError("coverage must lie in [0, 1]")
     if len(set(type_names)) < len(type_names) or UNKNOWN_TYPE in type_names:
         raise RuleError("two labels have the same name", hint=f"each label its own name; {UNKNOWN_TYPE} is label 255")
-    for what, value in (("u_edge_mm", u_edge_mm), *(min_indication_mm or {}).items()):
+    for what, value in (min_indication_mm or {}).items():
         if not (np.isfinite(value) and value >= 0.0):
             raise RuleError(f"{what}: {value} mm is not a length", hint="give a length from 0 mm up")
     if region is not None:
@@ -239,7 +340,7 @@ def measure(
         labels = np.where(region, labels, 0).astype(np.uint8)
     height, width = labels.shape
     area = None if region is None else RegionArea(region)
-    at, values = _marked_pixels(labels)
+    at, values = marked_pixels(labels)
     types = {}
     for label in np.flatnonzero(np.bincount(values, minlength=1)).tolist():
         if label != UNKNOWN_LABEL and label > len(type_names):
@@ -252,5 +353,16 @@ def measure(
             ys, xs, (width, height), coverage, scale.both, min_indication_mm=(min_indication_mm or {}).get(name, 0.0)
         )
         sides_mm = windows_mm.get(name, ())
-        types[name] = _measure_type(name, label, marks, coverage, (width, height), scale, sides_mm, area, u_edge_mm)
+        types[name] = _measure_type(
+            name,
+            label,
+            marks,
+            coverage,
+            (width, height),
+            scale,
+            sides_mm,
+            area,
+            uncertainty.for_type(name),
+            name in spacing,
+        )
     return Measurement(types, (width, height), scale)

@@ -12,15 +12,26 @@ below 2.5 %; g = 0 is simple acceptance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from math import inf, isfinite
+from math import erfc, inf, isfinite, isnan, sqrt
 
 from ..errors import RuleError
 from ..records import UNKNOWN_MESSAGE, UNKNOWN_TYPE, Outcome, Reason
 from .measure import Measurement, TypeMeasurement, Value, WindowMeasurement
 
-__all__ = ["Comparison", "Limits", "Rule", "RuleKind", "TypeVerdict", "Verdict", "judge", "limits_of"]
+__all__ = [
+    "CombineRule",
+    "Comparison",
+    "Limits",
+    "Rule",
+    "RuleKind",
+    "TypeVerdict",
+    "Verdict",
+    "combined",
+    "judge",
+    "limits_of",
+]
 
 _COVERAGE_FACTOR = 2.0  # k of the expanded uncertainty U
 
@@ -42,6 +53,17 @@ class RuleKind(str, Enum):
         return self.value
 
 
+class CombineRule(str, Enum):
+    """What several types on one part mean together. ANY_FAILS: a part fails when one of its types does. CO_MAX_FAILS:
+    two or more types that are each at their greatest permitted level fail it as well (ASTM E802 8.4)."""
+
+    ANY_FAILS = "ANY_FAILS"
+    CO_MAX_FAILS = "CO_MAX_FAILS"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What is asked of one type.
@@ -49,7 +71,8 @@ class Rule:
     level: 1..8, with LEVEL. limit: mm with SIZE_MM, percent with AREA_PCT. windows_mm: window sides to compare.
     tolerance: "much larger" as a fraction (0.2 = a fifth more than the reference). guard: the factor g.
     min_indication_mm: smaller indications are listed, not counted, in part and reference alike.
-    compare_count: whether the number of indications in a window is a metric too.
+    compare_count, compare_spacing: whether the number of indications in a window, and the smallest gap between two of
+    them, are metrics too.
     row_id, verbatim, edition: where the rule comes from, in its own words. advisory: not verified by a second person.
     """
 
@@ -62,6 +85,7 @@ class Rule:
     guard: float = 1.0
     min_indication_mm: float = 0.0
     compare_count: bool = False
+    compare_spacing: bool = False
     row_id: str = ""
     verbatim: str = ""
     edition: str = ""
@@ -87,26 +111,32 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one type, before tolerance: per window side the area and the count, and the largest size."""
+    """The limits of one type, before tolerance: per window side the area and the count, the largest size, the smallest
+    gap. None: this plate sets no such limit (its value had to be bent too far to be monotone, or was not measured)."""
 
-    area_pct: Mapping[float, float]
-    count: Mapping[float, float]
-    max_size_mm: float
+    area_pct: Mapping[float, float | None]
+    count: Mapping[float, float | None]
+    max_size_mm: float | None
+    min_gap_mm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One metric against its limit.
 
-    metric: ``area_pct``, ``count`` or ``max_size_mm``; side_mm: the window, None for a size. ratio: value / limit,
-    None where the limit is 0. decides: False for a metric that is shown but that the rule does not name.
+    metric: ``area_pct``, ``count``, ``max_size_mm`` or ``min_gap_mm``; side_mm: the window, None for a size or a gap.
+    ratio: value / limit (for a gap, where less is worse, limit / value), None where that divides by 0. permitted: the
+    limit with its tolerance. p_conform: probability that the true value conforms (JCGM 106:2012 7.2, normal).
+    decides: False for a metric that is shown but that the rule does not name.
     """
 
     metric: str
     side_mm: float | None
     value: Value
-    limit: float | None
+    limit: float
+    permitted: float
     ratio: float | None
+    p_conform: float
     outcome: Outcome
     decides: bool = True
 
@@ -114,7 +144,8 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class TypeVerdict:
     """The verdict on one type. severity: interpolated level; severity_level: the smallest level the part would meet;
-    both None where no graded reference was given, or where the part is worse than the worst plate."""
+    both None where no graded reference was given, or where the part is worse than the worst plate. zone: of the part,
+    "" for the part as a whole or the rest of it."""
 
     type: str
     label: int
@@ -125,15 +156,19 @@ class TypeVerdict:
     measurement: TypeMeasurement
     severity: float | None = None
     severity_level: int | None = None
+    zone: str = ""
+
+    @property
+    def ranked(self) -> tuple[Comparison, ...]:
+        """The comparisons that decide, the one nearest to or farthest above its limit first."""
+        found = (one for one in self.comparisons if one.decides and 0 < one.value.value < inf)
+        worst_first = sorted(found, key=lambda one: (one.outcome.rank, inf if one.ratio is None else one.ratio))
+        return tuple(reversed(worst_first))
 
     @property
     def governing(self) -> Comparison | None:
         """The comparison nearest to, or farthest above, its limit."""
-        ranked = sorted(
-            (one for one in self.comparisons if one.decides and one.value.value > 0),
-            key=lambda one: (one.outcome.rank, float("inf") if one.ratio is None else one.ratio),
-        )
-        return ranked[-1] if ranked else None
+        return self.ranked[0] if self.ranked else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +192,7 @@ def limits_of(reference: TypeMeasurement) -> Limits:
         area_pct={one.side_mm: one.area_pct.value for one in reference.windows},
         count={one.side_mm: one.count.value for one in reference.windows},
         max_size_mm=reference.max_size_mm.value,
+        min_gap_mm=None if reference.min_gap_mm is None else reference.min_gap_mm.value,
     )
 
 
@@ -175,11 +211,48 @@ def decide(value: float, u: float, limit: float, rule: Rule) -> Outcome:
     return Outcome.INCONCLUSIVE
 
 
+def decide_gap(gap_mm: float, u_mm: float, limit_mm: float, rule: Rule) -> Outcome:
+    """The same where less is worse. Infinite: there are not two. A reference that shows no two of them permits none."""
+    if isnan(gap_mm) or isnan(limit_mm) or not isfinite(u_mm):
+        return Outcome.INCONCLUSIVE
+    permitted_mm = limit_mm / (1.0 + rule.tolerance)
+    guard_band_mm = rule.guard * _COVERAGE_FACTOR * u_mm
+    if gap_mm == inf or gap_mm - guard_band_mm >= permitted_mm:
+        return Outcome.PASS
+    if gap_mm + guard_band_mm < permitted_mm:
+        return Outcome.FAIL
+    return Outcome.INCONCLUSIVE
+
+
+def _probability(margin: float, u: float) -> float:
+    """Phi(margin / u): the probability that the true value conforms."""
+    if u <= 0.0 or not isfinite(margin):
+        return 1.0 if margin >= 0.0 else 0.0
+    return 0.5 * erfc(-margin / (u * sqrt(2.0)))
+
+
 def _compare(
     metric: str, side_mm: float | None, value: Value, limit: float, rule: Rule, *, decides: bool = True
 ) -> Comparison:
-    ratio = value.value / limit if limit > 0 else None
-    return Comparison(metric, side_mm, value, limit, ratio, decide(value.value, value.u, limit, rule), decides)
+    permitted = limit * (1.0 + rule.tolerance)
+    return Comparison(
+        metric, side_mm, value, limit, permitted,
+        ratio=value.value / limit if limit > 0 else None,
+        p_conform=_probability(permitted - value.value, value.u),
+        outcome=decide(value.value, value.u, limit, rule),
+        decides=decides,
+    )  # fmt: skip
+
+
+def _compare_gap(value: Value, limit_mm: float, rule: Rule) -> Comparison:
+    permitted_mm = limit_mm / (1.0 + rule.tolerance)
+    gap_mm = value.value
+    return Comparison(
+        "min_gap_mm", None, value, limit_mm, permitted_mm,
+        ratio=limit_mm / gap_mm if gap_mm > 0 and limit_mm < inf else None,
+        p_conform=1.0 if gap_mm == inf else _probability(gap_mm - permitted_mm, value.u),
+        outcome=decide_gap(gap_mm, value.u, limit_mm, rule),
+    )  # fmt: skip
 
 
 def _windows_of(found: TypeMeasurement, rule: Rule) -> tuple[WindowMeasurement, ...]:
@@ -195,18 +268,26 @@ def _windows_of(found: TypeMeasurement, rule: Rule) -> tuple[WindowMeasurement, 
 
 
 def _comparisons(found: TypeMeasurement, limits: Limits, rule: Rule) -> tuple[Comparison, ...]:
+    """Every metric for which this plate sets a limit."""
     compared = []
     for window in _windows_of(found, rule):
-        if window.side_mm not in limits.area_pct or (rule.compare_count and window.side_mm not in limits.count):
+        side_mm = window.side_mm
+        if side_mm not in limits.area_pct or (rule.compare_count and side_mm not in limits.count):
             raise RuleError(
-                f"{rule.type}: the reference was not measured with a window of {window.side_mm:g} mm",
+                f"{rule.type}: the reference was not measured with a window of {side_mm:g} mm",
                 hint="measure it with the windows of the rule",
             )
-        compared.append(_compare("area_pct", window.side_mm, window.area_pct, limits.area_pct[window.side_mm], rule))
-        if window.side_mm in limits.count:
-            limit = limits.count[window.side_mm]
-            compared.append(_compare("count", window.side_mm, window.count, limit, rule, decides=rule.compare_count))
-    compared.append(_compare("max_size_mm", None, found.max_size_mm, limits.max_size_mm, rule))
+        area_pct, count = limits.area_pct[side_mm], limits.count.get(side_mm)
+        if area_pct is not None:
+            compared.append(_compare("area_pct", side_mm, window.area_pct, area_pct, rule))
+        if count is not None:
+            compared.append(_compare("count", side_mm, window.count, count, rule, decides=rule.compare_count))
+    if limits.max_size_mm is not None:
+        compared.append(_compare("max_size_mm", None, found.max_size_mm, limits.max_size_mm, rule))
+    if rule.compare_spacing:
+        if found.min_gap_mm is None or limits.min_gap_mm is None:
+            raise RuleError(f"{rule.type}: the gaps were not measured", hint="measure part and reference with spacing")
+        compared.append(_compare_gap(found.min_gap_mm, limits.min_gap_mm, rule))
     return tuple(compared)
 
 
@@ -226,10 +307,11 @@ def _severity(found: TypeMeasurement, rule: Rule, levels: Mapping[int, Limits]) 
         value, previous_limit, previous_level = probe, 0.0, 0
         ceiling = 0.0
         for level in ordered:
-            ceiling = max(ceiling, _deciding_limits(levels[level], found, rule)[index])
+            limit = _deciding_limits(levels[level], found, rule)[index]
+            ceiling = ceiling if limit is None else max(ceiling, limit)
             if value <= ceiling:
                 span = ceiling - previous_limit
-                share = (value - previous_limit) / span if span > 0 else 0.0
+                share = (value - previous_limit) / span if 0 < span < inf else 0.0
                 worst = max(worst, previous_level + share * (level - previous_level))
                 break
             previous_limit, previous_level = ceiling, level
@@ -239,20 +321,29 @@ def _severity(found: TypeMeasurement, rule: Rule, levels: Mapping[int, Limits]) 
     return worst, met
 
 
+def _closeness(gap_mm: float | None) -> float | None:
+    """A gap as a number that grows with severity: 1 / gap, 0 where there are not two indications."""
+    return None if gap_mm is None else (1.0 / gap_mm if gap_mm > 0 else inf)
+
+
 def _deciding_values(found: TypeMeasurement, rule: Rule) -> list[float]:
     values = [window.area_pct.value for window in found.windows]
     if rule.compare_count:
         values += [window.count.value for window in found.windows]
+    if rule.compare_spacing and found.min_gap_mm is not None:
+        values.append(_closeness(found.min_gap_mm.value) or 0.0)
     return [*values, found.max_size_mm.value]
 
 
-def _deciding_limits(limits: Limits, found: TypeMeasurement, rule: Rule) -> list[float]:
+def _deciding_limits(limits: Limits, found: TypeMeasurement, rule: Rule) -> list[float | None]:
     sides = {window.side_mm for window in found.windows}
     if not sides <= set(limits.area_pct) or (rule.compare_count and not sides <= set(limits.count)):
         raise RuleError(f"{rule.type}: a level was not measured with the windows of the rule")
     values = [limits.area_pct[window.side_mm] for window in found.windows]
     if rule.compare_count:
         values += [limits.count[window.side_mm] for window in found.windows]
+    if rule.compare_spacing and found.min_gap_mm is not None:
+        values.append(_closeness(limits.min_gap_mm))
     return [*values, limits.max_size_mm]
 
 
@@ -269,6 +360,15 @@ def _type_verdict(
         reasons.append(Reason(code, f"{rule.type}: {text}"))
         return Outcome.NOT_EVALUABLE
 
+    def against(plate: Limits) -> Outcome:
+        """Compare with the reference; a plate whose area says nothing decides nothing."""
+        nonlocal comparisons, severity, severity_level
+        comparisons = _comparisons(found, plate, rule)
+        severity, severity_level = _severity(found, rule, levels)
+        if not any(one.metric == "area_pct" for one in comparisons):
+            return refuse("REFERENCE_BENT", "the areas of this plate are not in order with those of its neighbours")
+        return Outcome.worst([one.outcome for one in comparisons if one.decides])
+
     dropped = any(not one.counted and one.feret_max_mm >= rule.min_indication_mm for one in found.indications)
     if dropped and rule.kind is not RuleKind.UNKNOWN and found.type != UNKNOWN_TYPE:
         raise RuleError(f"{rule.type}: measured with a larger cut-off than the rule's", hint="measure with the rule's")
@@ -277,26 +377,20 @@ def _type_verdict(
         reasons.append(Reason("UNKNOWN_TYPE", UNKNOWN_MESSAGE))
         outcome = Outcome.INCONCLUSIVE
     elif rule.kind is RuleKind.UNKNOWN and found.type != UNKNOWN_TYPE:
-        outcome = refuse("NO_RULE", "no rule says how much of it is allowed")
+        outcome = refuse("NO_RULE", rule.verbatim or "no rule says how much of it is allowed")
     elif not present:
         outcome = Outcome.PASS
         if rule.kind is RuleKind.LEVEL and limits is None:
             outcome = refuse("NO_REFERENCE", "the reference image was not measured")
         elif rule.kind is RuleKind.LEVEL and limits is not None:
-            comparisons = _comparisons(found, limits, rule)
-            severity, severity_level = _severity(found, rule, levels)
+            outcome = against(limits)
     elif rule.kind is RuleKind.NONE_PERMITTED:
         outcome = Outcome.FAIL
         reasons.append(Reason("NONE_PERMITTED", f"{rule.type} found; the rule permits none"))
     elif rule.kind is RuleKind.UNLIMITED:
         outcome = Outcome.PASS
     elif rule.kind is RuleKind.LEVEL:
-        if limits is None:
-            outcome = refuse("NO_REFERENCE", "the reference image was not measured")
-        else:
-            comparisons = _comparisons(found, limits, rule)
-            severity, severity_level = _severity(found, rule, levels)
-            outcome = Outcome.worst([one.outcome for one in comparisons if one.decides])
+        outcome = refuse("NO_REFERENCE", "the reference image was not measured") if limits is None else against(limits)
     elif rule.kind is RuleKind.SIZE_MM:
         comparisons = (_compare("max_size_mm", None, found.max_size_mm, rule.limit or 0.0, rule),)
         outcome = comparisons[0].outcome
@@ -323,16 +417,15 @@ def _type_verdict(
     )
 
 
-_UNIT = {"area_pct": "%", "count": "", "max_size_mm": " mm"}
+_UNIT = {"area_pct": "%", "count": "", "max_size_mm": " mm", "min_gap_mm": " mm"}
 
 
 def _words(rule: Rule, one: Comparison) -> str:
     unit = _UNIT[one.metric]
     where = f" in a {one.side_mm:g} mm window" if one.side_mm is not None else ""
-    limit = one.limit or 0.0
     return (
         f"{rule.type}: {one.metric} {one.value.value:.4g}{unit} (U {_COVERAGE_FACTOR * one.value.u:.2g}){where}"
-        f" at {one.value.at_px[0]},{one.value.at_px[1]}; permitted {limit * (1 + rule.tolerance):.4g}{unit}"
+        f" at {one.value.at_px[0]},{one.value.at_px[1]}; permitted {one.permitted:.4g}{unit}"
     )
 
 
@@ -351,6 +444,8 @@ def judge(
     *,
     levels: Mapping[str, Mapping[int, Limits]] | None = None,
     refusals: Sequence[Reason] = (),
+    combine: CombineRule = CombineRule.ANY_FAILS,
+    zone: str = "",
 ) -> Verdict:
     """Judge a measured part.
 
@@ -362,6 +457,8 @@ def judge(
     limits : by type, for LEVEL rules.
     levels : by type, the limits of every level of the reference set, for the measured severity.
     refusals : reasons why this image may not be judged at all (gate, expired calibration, ...).
+    combine : what several types mean together.
+    zone : the name of the zone that was measured, for the reasons.
 
     Returns
     -------
@@ -383,6 +480,36 @@ def judge(
     if not rules:
         outcomes.append(Outcome.NOT_EVALUABLE)
         reasons.append(Reason("NO_RULE", "no recipe and no standard was given, so nothing says what is allowed"))
+    if combine is CombineRule.CO_MAX_FAILS and len(at_most := _at_their_most(verdicts)) > 1:
+        outcomes.append(Outcome.FAIL)
+        text = f"{', '.join(at_most)}: each at its greatest permitted level; together they are not permitted"
+        reasons.append(Reason("CO_MAX", text))
     for one in sorted(verdicts, key=lambda verdict: -verdict.outcome.rank):
         reasons.extend(one.reasons)
+    if zone:
+        reasons = [replace(reason, text=f"zone {zone}: {reason.text}") for reason in reasons]
+        verdicts = [replace(one, zone=zone) for one in verdicts]
     return Verdict(Outcome.worst(outcomes), tuple(reasons), tuple(verdicts), any(rule.advisory for rule in rules))
+
+
+def combined(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of a part made of zones: the worst of them, with the reasons of the worst first."""
+    ordered = sorted(verdicts, key=lambda one: -one.outcome.rank)
+    return Verdict(
+        Outcome.worst([one.outcome for one in verdicts]),
+        tuple(dict.fromkeys(reason for one in ordered for reason in one.reasons)),
+        tuple(one for verdict in verdicts for one in verdict.types),
+        any(one.advisory for one in verdicts),
+    )
+
+
+def _at_their_most(verdicts: Sequence[TypeVerdict]) -> list[str]:
+    """Types that are found and meet their own level but not the one below; an ungraded one counts as such."""
+    return [
+        one.type
+        for one in verdicts
+        if one.rule.kind is RuleKind.LEVEL
+        and one.outcome is not Outcome.NOT_EVALUABLE
+        and any(indication.counted for indication in one.measurement.indications)
+        and (one.severity is None or one.rule.level is None or one.severity > one.rule.level - 1)
+    ]

@@ -126,6 +126,15 @@ class Bundle:
     certificate: Mapping[str, Any] = field(repr=False)
     model_bytes: bytes = field(repr=False)
 
+    def edge_px(self, type_name: str) -> tuple[float, float] | None:
+        """(bias, spread) of the place of this type's edges in px, as certified; None where nobody measured them."""
+        try:
+            figures = self.certificate["edge_px"][type_name]
+            bias, spread = float(figures["bias"]), float(figures["std"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return (bias, spread) if math.isfinite(bias) and math.isfinite(spread) and spread >= 0 else None
+
 
 def seal(folder: Path, manifest: Mapping[str, Any]) -> str:
     """Write ``folder/manifest.json`` with the hashes of the other files, and return the bundle's SHA-256.

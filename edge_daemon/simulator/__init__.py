@@ -18,6 +18,7 @@ from .scenes import (
     Structure,
     conveyor_part,
     plate_area_pct,
+    plate_exposure,
     reference_plate,
     simulate,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Structure",
     "conveyor_part",
     "plate_area_pct",
+    "plate_exposure",
     "reference_plate",
     "simulate",
 ]

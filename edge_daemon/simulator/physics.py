@@ -17,12 +17,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Exposed", "Exposure", "expose", "random_exposure", "transmission"]
+__all__ = ["METALS", "Exposed", "Exposure", "expose", "random_exposure", "transmission"]
 
-# Mass attenuation of aluminium, cm2/g (NIST XCOM, total with coherent scattering), and its density in g/cm3.
-_ENERGY_KEV = np.array([30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0])
-_MASS_ATTENUATION = np.array([1.128, 0.5685, 0.3681, 0.2778, 0.2018, 0.1704, 0.1378])
-_DENSITY = 2.70
+# Mass attenuation of the pure metals, cm2/g (NIST XCOM, total with coherent scattering), and their density in g/cm3.
+# Alloys are not covered: a few per cent of copper in aluminium attenuate noticeably more.
+_ENERGY_KEV = np.array([30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0, 300.0, 400.0])
+_METALS = {
+    "aluminum": (2.70, np.array([1.128, 0.5685, 0.3681, 0.2778, 0.2018, 0.1704, 0.1378, 0.1223, 0.1042, 0.09276])),
+    "magnesium": (1.74, np.array([0.9306, 0.4881, 0.3292, 0.2570, 0.1951, 0.1686, 0.1394, 0.1245, 0.1065, 0.09492])),
+    "titanium": (4.54, np.array([4.972, 2.214, 1.213, 0.7661, 0.4052, 0.2721, 0.1649, 0.1314, 0.1043, 0.09081])),
+    "steel": (7.874, np.array([8.176, 3.629, 1.958, 1.205, 0.5952, 0.3717, 0.1964, 0.1460, 0.1099, 0.09400])),
+}
+
+#: The metals that can be shown, each as the pure element (steel as iron).
+METALS = tuple(sorted(_METALS))
 
 # The transmission is a smooth function of one number, so it is tabulated once per spectrum; at 2 um the table's step
 # is a fortieth of a grey level at the steepest place.
@@ -34,7 +42,8 @@ _MAX_MM = 80.0
 class Exposure:
     """How the picture is taken.
 
-    tube_kv: 50..150. wall_mm, wall_grey: the metal thickness that is to come out at this share of full scale.
+    tube_kv: 50..150, for steel up to 400. metal: what every path length is of.
+    wall_mm, wall_grey: the metal thickness that is to come out at this share of full scale.
     scatter_ratio: scattered over primary intensity behind thick metal. scatter_sigma_px, blur_sigma_px: Gaussian.
     quanta: absorbed quanta per pixel at full scale. correlated: share of the quantum noise that the scintillator blurs.
     electronic, row_noise: standard deviation as a share of full scale. gamma: exponent of the display curve.
@@ -55,6 +64,7 @@ class Exposure:
     vignetting: float = 0.05
     vignetting_at: tuple[float, float] = (0.5, 0.5)
     bits: int = 8
+    metal: str = "aluminum"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +78,29 @@ class Exposed:
 
 
 @lru_cache(maxsize=64)
-def _curve(tube_kv: float) -> NDArray[np.float32]:
-    """Transmission of 0..80 mm of aluminium, energy-weighted over a Kramers spectrum behind 2 mm Al of filter."""
+def _curve(tube_kv: float, metal: str) -> NDArray[np.float32]:
+    """Transmission of 0..80 mm of a metal, energy-weighted over a Kramers spectrum behind 2 mm Al of filter."""
     energy = np.arange(26.0, tube_kv, 2.0)
-    mu_per_mm = np.exp(np.interp(np.log(energy), np.log(_ENERGY_KEV), np.log(_MASS_ATTENUATION))) * _DENSITY / 10.0
+    mu_per_mm = _per_mm(energy, metal)
     # Kramers: quanta ~ kV/E - 1; an energy-integrating detector multiplies by E.
-    weight = (tube_kv - energy) * np.exp(-mu_per_mm * 2.0)
+    weight = (tube_kv - energy) * np.exp(-_per_mm(energy, "aluminum") * 2.0)
     path = np.arange(0.0, _MAX_MM + _STEP_MM, _STEP_MM)
     coarse = np.linspace(0.0, _MAX_MM, 801)
     passed = np.exp(-np.outer(coarse, mu_per_mm)) @ (weight / weight.sum())
     return np.asarray(np.exp(np.interp(path, coarse, np.log(passed))), np.float32)
 
 
-def transmission(path_mm: NDArray[np.float32], tube_kv: float) -> NDArray[np.float32]:
-    """Share of the open beam behind ``path_mm`` of aluminium (any shape; clipped to 0..80 mm): float32 in (0, 1]."""
+def _per_mm(energy_kev: NDArray[np.float64], metal: str) -> NDArray[np.float64]:
+    """Linear attenuation, 1/mm. Between the tabulated energies both logarithms are interpolated."""
+    density, mass_attenuation = _METALS[metal]
+    logarithm = np.interp(np.log(energy_kev), np.log(_ENERGY_KEV), np.log(mass_attenuation))
+    return np.asarray(np.exp(logarithm) * density / 10.0, np.float64)
+
+
+def transmission(path_mm: NDArray[np.float32], tube_kv: float, metal: str = "aluminum") -> NDArray[np.float32]:
+    """Share of the open beam behind ``path_mm`` of a metal (any shape; clipped to 0..80 mm): float32 in (0, 1]."""
     index = (np.clip(path_mm, 0.0, _MAX_MM) * np.float32(1.0 / _STEP_MM)).astype(np.int32)
-    return np.asarray(np.take(_curve(round(tube_kv)), index), np.float32)
+    return np.asarray(np.take(_curve(round(tube_kv), metal), index), np.float32)
 
 
 def random_exposure(rng: np.random.Generator, wall_mm: float) -> Exposure:
@@ -111,17 +128,17 @@ def expose(
     """Take the picture.
 
     thickness_mm: (H, W) sound metal along each ray. missing_mm: (H, W) metal that the discontinuities take away along
-    the ray, negative where they are denser than the casting (as equivalent aluminium).
+    the ray, negative where they are denser than the casting (as equivalent casting metal).
     """
     height, width = thickness_mm.shape
-    sound = transmission(thickness_mm, exposure.tube_kv)
-    primary = transmission(thickness_mm - missing_mm, exposure.tube_kv)
+    sound = transmission(thickness_mm, exposure.tube_kv, exposure.metal)
+    primary = transmission(thickness_mm - missing_mm, exposure.tube_kv, exposure.metal)
     change = cv2.GaussianBlur(primary - sound, (0, 0), exposure.blur_sigma_px)
     primary = np.asarray(cv2.GaussianBlur(primary, (0, 0), exposure.blur_sigma_px), np.float32)
     intensity = primary + _scatter(primary, thickness_mm, exposure)
 
     wall = np.array([exposure.wall_mm], np.float32)
-    wall_level = float(transmission(wall, exposure.tube_kv)[0]) * (1.0 + exposure.scatter_ratio * 0.5)
+    wall_level = float(transmission(wall, exposure.tube_kv, exposure.metal)[0]) * (1.0 + exposure.scatter_ratio * 0.5)
     # The display curve is a power; the gain before it puts the wall where it was asked for.
     gain = exposure.wall_grey ** (1.0 / exposure.gamma) / wall_level
     field = _flat_field(height, width, exposure.vignetting, exposure.vignetting_at)

@@ -14,10 +14,10 @@ from ..errors import UsageError
 from ..records import read_only
 from . import parts
 from .discontinuities import CASTING_TYPES, Piece, ball, draw, random_size_mm
-from .physics import Exposure, expose, random_exposure
+from .physics import METALS, Exposure, expose, random_exposure
 
 __all__ = ["CONVEYOR_REFERENCE", "PlacedDefect", "PlannedDefect", "Radiograph", "Structure", "conveyor_part",
-           "plate_area_pct", "reference_plate", "simulate"]  # fmt: skip
+           "plate_area_pct", "plate_exposure", "reference_plate", "simulate"]  # fmt: skip
 
 Structure = Literal["random", "casting", "plate", "housing"]
 
@@ -325,20 +325,56 @@ def plate_area_pct(type_id: str, level: int) -> float:
     return float(_GRADES[type_id][0] * _PER_LEVEL ** (level - 1))
 
 
+# Tube voltage for a plate: kV at a thickness in mm, and kV per mm more. Made up, within usual practice.
+_PLATE_KV = {
+    "aluminum": (90.0, 6.35, 2.0),
+    "magnesium": (75.0, 6.35, 2.0),
+    "titanium": (100.0, 6.35, 4.0),
+    "steel": (140.0, 9.525, 5.0),
+}
+_PLATE_MM = (1.0, 40.0)
+
+
+def plate_exposure(metal: str = "aluminum", thickness_mm: float = parts.PLATE_MM, bits: int = 8) -> Exposure:
+    """The clean exposure of a reference plate: voltage by metal and thickness, the wall always at the same grey.
+
+    Raises UsageError for another metal, a thickness outside 1..40 mm or a depth that is neither 8 nor 16 bits.
+    """
+    if metal not in METALS:
+        raise UsageError(f"no plate of {metal!r} can be simulated", hint=", ".join(METALS))
+    if not _PLATE_MM[0] <= thickness_mm <= _PLATE_MM[1]:
+        raise UsageError(f"a plate of {thickness_mm:g} mm cannot be simulated", hint="1 to 40 mm")
+    if bits not in (8, 16):
+        raise UsageError(f"a picture of {bits} bits cannot be simulated", hint="8 or 16")
+    kv, at_mm, per_mm = _PLATE_KV[metal]
+    tube_kv = float(round(max(kv + per_mm * (thickness_mm - at_mm), 60.0)))
+    return Exposure(
+        tube_kv=tube_kv, wall_mm=thickness_mm, wall_grey=0.56, quanta=30000.0, vignetting=0.03, bits=bits, metal=metal
+    )
+
+
 def reference_plate(
     type: str, level: int, seed: int = 0, *, size_px: tuple[int, int] = (512, 512), mm_per_px: float = 0.1,  # noqa: A002
+    metal: str = "aluminum", thickness_mm: float = parts.PLATE_MM, attempt: int = 0, bits: int = 8,
+    largest_mm: float | None = None,
 ) -> Radiograph:  # fmt: skip
-    """A flat 6.35 mm plate that shows one type at one severity level, in a clean exposure.
+    """A flat plate that shows one type at one severity level, in a clean exposure (``plate_exposure``).
 
-    Aggregate area follows ``plate_area_pct``; the size of the single discontinuity grows with the level as well. These
-    grades are made up for this product and belong to no standard. Raises UsageError for another type or level.
+    Aggregate area follows ``plate_area_pct``; the size of the single discontinuity grows with the level as well, the
+    depth of ragged ones with the thickness. These grades are made up for this product and belong to no standard.
+    attempt: another arrangement of the same grade. largest_mm: size at level 8, None the type's own.
+    Raises UsageError for another type, level, metal or thickness.
     """
     _check(size_px, mm_per_px)
+    exposure = plate_exposure(metal, thickness_mm, bits)
     target_pct = plate_area_pct(type, level)
-    smallest, largest = _GRADES[type][1:]
+    smallest, largest = _GRADES[type][1], _GRADES[type][2] if largest_mm is None else largest_mm
     size = smallest * (largest / smallest) ** ((level - 1) / 7)
-    rng = np.random.default_rng([seed, CASTING_TYPES.index(type), level])
-    bench = _Bench(parts.flat_plate(size_px), mm_per_px)
+    key = [seed, CASTING_TYPES.index(type), level]
+    if (metal, thickness_mm, attempt) != ("aluminum", parts.PLATE_MM, 0):
+        key += [METALS.index(metal), round(thickness_mm * 1000), attempt]
+    rng = np.random.default_rng(key)
+    bench = _Bench(parts.flat_plate(size_px, thickness_mm), mm_per_px)
     plate_mm2 = size_px[0] * size_px[1] * mm_per_px**2
     target_mm2 = target_pct / 100 * plate_mm2
     margin = min(round(0.55 * size / mm_per_px) + 2, min(size_px) // 3)
@@ -348,25 +384,26 @@ def reference_plate(
         at = (int(rng.integers(margin, size_px[1] - margin)), int(rng.integers(margin, size_px[0] - margin)))
         # The last one is cut to what is still missing, so that the area meets the level closely.
         own = size * float(rng.uniform(0.85, 1.0))
-        pieces = _graded(type, rng, own, mm_per_px)
+        pieces = _graded(type, rng, own, mm_per_px, thickness_mm)
         bigger = sum(int(piece.mask.sum()) for piece in pieces) * mm_per_px**2
         if bigger > 1.6 * (target_mm2 - area) and tries % 8:
             continue
         if any(_touches(bench, piece, at, round(0.4 / mm_per_px)) for piece in pieces) and tries % 60:
             continue
         area += bench.plant(type, own, pieces, at)
-    exposure = Exposure(tube_kv=90.0, wall_mm=parts.PLATE_MM, wall_grey=0.56, quanta=30000.0, vignetting=0.03)
     return bench.take(rng, exposure)
 
 
-def _graded(type_id: str, rng: np.random.Generator, size_mm: float, mm_per_px: float) -> list[Piece]:
+def _graded(
+    type_id: str, rng: np.random.Generator, size_mm: float, mm_per_px: float, thickness_mm: float
+) -> list[Piece]:
     """One discontinuity of a plate: a single pore for the porosities, else the type's own shape."""
     if type_id == "gas_porosity_round":
         return [ball(rng, size_mm, size_mm * rng.uniform(0.92, 1.0), size_mm * 1.1, rng.uniform(0, np.pi), mm_per_px)]
     if type_id == "gas_porosity_elongated":
         short = max(0.28, size_mm / 4.5)
         return [ball(rng, size_mm, short, short * 1.3, 0.6 + 0.25 * rng.standard_normal(), mm_per_px)]
-    depth = parts.PLATE_MM * (0.9 if type_id == "foreign_more_dense" else 0.3)
+    depth = thickness_mm * (0.9 if type_id == "foreign_more_dense" else 0.3)
     return draw(type_id, rng, size_mm, depth, mm_per_px)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from ..judge import CombineRule
 from ..records import TYPE_IDS
 
 __all__ = [
@@ -76,16 +77,6 @@ FORMS: tuple[str, ...] = ("film", "digital")
 
 #: high: read in two sources. medium: read in one. low: remembered; never a limit. house: a rule of the publisher's own.
 CONFIDENCES: tuple[str, ...] = ("high", "medium", "low", "house", "demo")
-
-
-class CombineRule(str, Enum):
-    """How the types of one part combine. CO_MAX_FAILS: two types each at their maximum level also fail (E802 8.4)."""
-
-    ANY_FAILS = "ANY_FAILS"
-    CO_MAX_FAILS = "CO_MAX_FAILS"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class RowKind(str, Enum):

@@ -43,12 +43,19 @@ def test_the_readmes_toml_is_accepted(tmp_path: Path) -> None:
     from edge_daemon.recipe import load_recipe
 
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     (tmp_path / "line.toml").write_text(blocks[0])
     (tmp_path / "housing.toml").write_text(blocks[1])
     config = load_config(tmp_path / "line.toml")
     assert config.recipe == tmp_path / "housing.toml"
     assert load_recipe(config.recipe).name == "housing-a"
+    # The third leans on a standard's table in place of the rules of the second.
+    head = blocks[1].split("others =")[0]
+    (tmp_path / "by-table.toml").write_text(head + blocks[2])
+    by_table = load_recipe(tmp_path / "by-table.toml")
+    assert by_table.standard is not None
+    assert [zone.name for zone in by_table.zones] == ["seal", ""]
+    assert by_table.uncertainty is not None
 
 
 def test_every_command_in_the_readme_exists() -> None:
@@ -56,7 +63,7 @@ def test_every_command_in_the_readme_exists() -> None:
 
     commands = build_parser()._subparsers._group_actions[0].choices
     named = set(re.findall(r"edge-daemon ([a-z]+)\b", README)) | set(
-        re.findall(r"`([a-z]+)`", (ROOT / "CHANGELOG.md").read_text().split("- Commands ")[1].split("\n")[0])
+        re.findall(r"`([a-z]+)`", (ROOT / "CHANGELOG.md").read_text().split("- Commands ")[1].split("\n###")[0])
     )
     assert named <= set(commands)
     assert set(commands) <= named | {"help"}, "a command is missing from CHANGELOG.md"

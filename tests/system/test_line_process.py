@@ -344,7 +344,7 @@ def test_daemon_killed_mid_part(tmp_path: Path, driver: str) -> None:
 def test_a_ticket_still_open_on_reconnect_cannot_be_permitted(tmp_path: Path) -> None:
     with line_of(tmp_path, "ascii", deadline_s=5) as line, line.plc(deadline_s=1.0) as plc:
         line.client().close()
-        time.sleep(0.5)  # for the line process to notice: before that the ticket would be that daemon's, and lost with it
+        time.sleep(0.5)  # for the line process to notice; before, the ticket would be that daemon's and be lost with it
         assert until(lambda: plc._master._serial is not None)  # type: ignore[attr-defined]
         part_id = plc.trigger(3)
         assert until(lambda: not plc._waiting or plc._waiting[3].acknowledged)

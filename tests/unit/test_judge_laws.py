@@ -11,7 +11,18 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_daemon.judge import Limits, Measurement, Rule, RuleKind, Scale, Verdict, judge, limits_of, measure
+from edge_daemon.judge import (
+    Limits,
+    Measurement,
+    Rule,
+    RuleKind,
+    Scale,
+    Uncertainty,
+    Verdict,
+    judge,
+    limits_of,
+    measure,
+)
 from edge_daemon.judge.verdict import decide
 from edge_daemon.records import Outcome, Reason
 
@@ -55,7 +66,7 @@ def measured(
 ) -> Measurement:
     return measure(
         labels, coverage, NAMES, scale, dict.fromkeys((*NAMES, "unknown"), rule.windows_mm),
-        region=region, u_edge_mm=u_edge_mm, min_indication_mm={rule.type: rule.min_indication_mm},
+        region=region, uncertainty=Uncertainty(u_edge_mm), min_indication_mm={rule.type: rule.min_indication_mm},
     )  # fmt: skip
 
 

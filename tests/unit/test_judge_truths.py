@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_daemon.errors import RuleError
-from edge_daemon.judge import Measurement, Scale, TypeMeasurement, measure
-from edge_daemon.judge.indications import edge_length_mm, find_indications, gaps_mm
+from edge_daemon.judge import Measurement, Scale, TypeMeasurement, Uncertainty, measure
+from edge_daemon.judge.indications import outline_mm
 from edge_daemon.judge.windows import window_side_px, worst_window
 
 NAMES = ("crack", "gas_hole")
@@ -139,11 +139,21 @@ def test_contour_gives_the_diameter_of_a_disc_to_half_a_pixel(radius_px: float, 
     assert diameter_mm < hard + 0.02 < diameter_mm + 0.16  # pixel corners: high, never low by more than a fifth of a px
 
 
+@pytest.mark.parametrize("edge_px", [0.0, 0.1, 0.25, 0.5, 0.7, 0.95])
+def test_contour_of_a_straight_edge_is_the_edge(edge_px: float) -> None:
+    """A bar from 2.3 to 6.5 + edge_px px, each pixel covered as far as it lies in it."""
+    ends = 2.3, 6.5 + edge_px
+    coverage = np.array([[np.clip(min(x + 1, ends[1]) - max(x, ends[0]), 0, 1) for x in range(10)]], np.float32)
+    labels = (coverage > 0).astype(np.uint8)
+    found = crack(labels, coverage=coverage).max_size_mm.value
+    assert found == pytest.approx(0.1 * (ends[1] - ends[0]), abs=1e-6)
+
+
 def test_contour_lies_where_the_line_between_two_centres_crosses_one_half() -> None:
     coverage = np.array([[0.0, 0.25, 0.75, 1.0, 0.75, 0.0]], np.float32)
     labels = (coverage > 0.2).astype(np.uint8)
-    # Left crossing at 1.5; right crossing a third of the way from 4 (0.75) to 5 (0); above and below is the border.
-    right = 4 + 0.25 / 0.75
+    # Left crossing at 1.5; the right edge covers a quarter of the way from 4 to 5; above and below is the border.
+    right = 4 + 0.25
     assert crack(labels, coverage=coverage).max_size_mm.value == pytest.approx(0.1 * (right - 1.5), abs=1e-7)
 
 
@@ -160,7 +170,8 @@ def test_coverage_next_to_the_marked_pixels_shapes_the_contour_wherever_the_indi
     assert len(alone) == 1
     assert among[1].bbox_px == alone[0].bbox_px == (9, 9, 2, 2)
     assert alone[0].feret_max_mm == among[1].feret_max_mm
-    reach_px = 1 + 2 * (0.9 - 0.5) / (0.9 - 0.45)
+    inner, outer = 0.4 / 0.6, 0.05 / 0.95
+    reach_px = 1 + 2 * inner / (inner + outer)
     assert alone[0].feret_max_mm == pytest.approx(0.1 * hypot(1, reach_px), abs=1e-6)
 
 
@@ -180,32 +191,77 @@ def test_one_likelier_pixel_does_not_make_a_long_faint_indication_short() -> Non
 # --- gaps and edges ---------------------------------------------------------------------------------------------------
 
 
-def gaps_of(labels: NDArray[np.uint8], scale_mm: tuple[float, float]) -> list[float]:
-    components, found = find_indications(labels == 1, None, scale_mm)
-    gaps = gaps_mm(components, scale_mm)
-    return [gaps[one.component] for one in found]
+def gap_of(labels: NDArray[np.uint8], scale_mm: tuple[float, float]) -> float:
+    found = measure(labels, None, NAMES, Scale(*scale_mm), {}, spacing=["crack"]).of("crack", ())
+    assert found.min_gap_mm is not None
+    return found.min_gap_mm.value
 
 
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (("1",), [inf]),
-        ((".", "."), []),
-        (("1.1",), [0.1, 0.1]),
-        (("1...1.1",), [0.3, 0.1, 0.1]),
-        (("1..", "...", "..1"), [hypot(0.1, 0.2)] * 2),
-        (("1....", ".....", ".....", "....1"), [hypot(0.3, 0.4)] * 2),
-        (("111111", "1....1", "1.11.1", "1....1", "111111"), [0.1 * 1, 0.1 * 1]),  # one inside the other
+        (("1",), inf),
+        ((".", "."), inf),
+        (("1.1",), 0.1),
+        (("1...1.1",), 0.1),
+        (("1..", "...", "..1"), hypot(0.1, 0.2)),
+        (("1....", ".....", ".....", "....1"), hypot(0.3, 0.4)),
+        (("111111", "1....1", "1.11.1", "1....1", "111111"), 0.1),  # one inside the other
     ],
 )
-def test_gaps_between_edges_counted_by_hand(rows: tuple[str, ...], expected: list[float]) -> None:
+def test_gaps_between_edges_counted_by_hand(rows: tuple[str, ...], expected: float) -> None:
     # 0.1 mm across, 0.2 mm down where a row is crossed
-    assert gaps_of(picture(*rows), (0.1, 0.2)) == pytest.approx(expected, abs=1e-12)
+    assert gap_of(picture(*rows), (0.1, 0.2)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_outline_length_counts_pixel_edges_with_their_own_scale() -> None:
-    assert edge_length_mm(picture("11", "11") == 1, (0.1, 0.2)) == pytest.approx(4 * 0.1 + 4 * 0.2)
-    assert edge_length_mm(picture("111", "1.1", "111") == 1, (0.1, 0.1)) == pytest.approx(16 * 0.1)
+def crossings(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """How often lines through pixel centres enter or leave: rows, columns, falling and rising diagonals; by hand."""
+    height, width = mask.shape
+    lines: tuple[list[list[bool]], ...] = (
+        [list(row) for row in mask],
+        [list(column) for column in mask.T],
+        [list(mask.diagonal(k)) for k in range(1 - height, width)],
+        [list(mask[:, ::-1].diagonal(k)) for k in range(1 - height, width)],
+    )
+    counted = [
+        sum(one != other for line in family for one, other in zip([False, *line], [*line, False], strict=True))
+        for family in lines
+    ]
+    return counted[0], counted[1], counted[2], counted[3]
+
+
+def crofton(mask: NDArray[np.bool_], sx: float, sy: float) -> float:
+    """Half the integral over directions of crossings x distance of lines; each direction up to halfway to the next."""
+    directions = [0.0, np.pi / 2, np.arctan2(sy, sx), np.pi - np.arctan2(sy, sx)]
+    distances = [sy, sx, sx * sy / hypot(sx, sy), sx * sy / hypot(sx, sy)]
+    order = sorted(range(4), key=lambda one: directions[one])
+    total = 0.0
+    for place, one in enumerate(order):
+        before = directions[order[place - 1]] - (np.pi if place == 0 else 0.0)
+        after = directions[order[(place + 1) % 4]] + (np.pi if place == 3 else 0.0)
+        total += (after - before) / 2 * distances[one] * crossings(mask)[one] / 2
+    return max(total, 2 * sqrt(np.pi * mask.sum() * sx * sy))
+
+
+@pytest.mark.parametrize("rows", [("11", "11"), ("111", "1.1", "111"), ("1",), ("11111",), ("1..", ".1.", "..1")])
+@pytest.mark.parametrize("scale_mm", [(0.1, 0.1), (0.1, 0.2), (0.3, 0.1)])
+def test_outline_is_the_crossings_of_four_directions_counted_by_hand(
+    rows: tuple[str, ...], scale_mm: tuple[float, float]
+) -> None:
+    mask = picture(*rows) == 1
+    expected = crofton(mask, *scale_mm)
+    assert outline_mm(mask, scale_mm) == pytest.approx(expected)
+    found = measure(picture(*rows), None, NAMES, Scale(*scale_mm), {}).types["crack"].indications
+    assert sum(one.perimeter_mm for one in found) >= expected - 1e-12
+    if len(found) == 1:
+        assert found[0].perimeter_mm == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("radius_px", [5.0, 9.3, 20.7])
+def test_outline_of_a_disc_is_its_circumference(radius_px: float) -> None:
+    y, x = np.mgrid[:60, :60]
+    disc = np.hypot(x - 29.7, y - 30.2) <= radius_px
+    assert outline_mm(disc, (1.0, 1.0)) == pytest.approx(2 * np.pi * radius_px, rel=0.03)
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------
@@ -336,7 +392,8 @@ def test_hatching_and_thousands_of_specks_are_measured_one_by_one() -> None:
     assert len(found.indications) == 150 * 150
     assert {round(one.feret_max_mm, 9) for one in found.indications} == {round(0.1 * sqrt(2), 9)}
     assert found.windows[0].count.value == 9.0
-    assert sum(one.perimeter_mm for one in found.indications) == pytest.approx(22_500 * 0.4)
+    one_px_mm = 2 * sqrt(np.pi * 0.01)  # never less than a disc of the same area
+    assert sum(one.perimeter_mm for one in found.indications) == pytest.approx(22_500 * one_px_mm)
 
 
 def test_input_is_left_as_it_was() -> None:
@@ -344,7 +401,7 @@ def test_input_is_left_as_it_was() -> None:
     for array in (labels, coverage, region):
         array.flags.writeable = False
     before = labels.copy()
-    measure(labels, coverage, NAMES, SCALE, {"crack": (0.1,)}, region=region, u_edge_mm=0.01)
+    measure(labels, coverage, NAMES, SCALE, {"crack": (0.1,)}, region=region, uncertainty=Uncertainty(0.01))
     assert (labels == before).all()
 
 
@@ -354,25 +411,26 @@ def test_input_is_left_as_it_was() -> None:
 def block(u_edge_mm: float, scale: Scale, region: NDArray[np.bool_] | None = None) -> Measurement:
     labels = np.zeros((20, 20), np.uint8)
     labels[5:9, 5:11] = 1  # 4 x 6 px
-    return measure(labels, None, NAMES, scale, {"crack": (1.0,)}, u_edge_mm=u_edge_mm, region=region)
+    return measure(labels, None, NAMES, scale, {"crack": (1.0,)}, uncertainty=Uncertainty(u_edge_mm), region=region)
 
 
 def test_uncertainty_of_an_area_and_a_length_from_scale_and_edge() -> None:
     found = block(0.02, Scale(0.1, 0.1, 0.001)).types["crack"]
-    area_mm2, outline_mm, length_mm = 24 * 0.01, 20 * 0.1, 0.1 * hypot(4, 6)
-    u_area = hypot(2 * area_mm2 * 0.01, outline_mm * 0.02)
+    area_mm2, around_mm, length_mm = 24 * 0.01, crofton(np.ones((4, 6), bool), 0.1, 0.1), 0.1 * hypot(4, 6)
+    u_area = hypot(2 * area_mm2 * 0.01, around_mm * 0.02)
     assert found.area_mm2.u == pytest.approx(u_area, rel=1e-12)
     assert found.max_size_mm.u == pytest.approx(hypot(length_mm * 0.01, sqrt(2) * 0.02), rel=1e-12)
     assert found.windows[0].area_pct.u == pytest.approx(100 * u_area / 1.0, rel=1e-12)  # the window holds 1 mm2
 
 
 def test_uncertainty_of_a_share_is_of_the_same_area_as_the_share() -> None:
-    """Of the first window only the 4 x 5 px of the block in it belong to the part: all of them are defect, +- 18 %."""
+    """Of the first window only the 4 x 5 px of the block in it belong to the part: all of them are defect."""
     region = np.zeros((20, 20), bool)
     region[5:9, 5:11] = region[12:20, 12:20] = True
     share = block(0.02, SCALE, region).types["crack"].windows[0].area_pct
     assert (share.value, share.at_px) == (100.0, (0, 0))
-    assert share.u == pytest.approx(100 * (18 * 0.1 * 0.02) / (20 * 0.01), rel=1e-12)
+    around_mm = crofton(np.ones((4, 5), bool), 0.1, 0.1)
+    assert share.u == pytest.approx(100 * (around_mm * 0.02) / (20 * 0.01), rel=1e-12)
 
 
 def test_without_scale_or_edge_uncertainty_there_is_none() -> None:
@@ -441,4 +499,4 @@ def test_a_cut_off_that_would_drop_everything_is_refused(bad: float) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), -0.01, float("inf")])
 def test_an_implausible_uncertainty_of_an_edge_is_refused(bad: float) -> None:
     with pytest.raises(RuleError):
-        measure(picture("1"), None, NAMES, SCALE, {}, u_edge_mm=bad)
+        measure(picture("1"), None, NAMES, SCALE, {}, uncertainty=Uncertainty(bad))

@@ -24,7 +24,7 @@ from edge_daemon.judge import Verdict
 from edge_daemon.memory import MemoryBank
 from edge_daemon.metrics import Metrics
 from edge_daemon.pipeline import Pipeline, final_verdict, gate_unknown
-from edge_daemon.records import Frame, Outcome, Record, Segmentation
+from edge_daemon.records import Frame, Outcome, Reason, Record, Segmentation
 from edge_daemon.tickets import GateAnswer, Ticket, new_record_id, utc_now
 
 PASSED = Verdict(Outcome.PASS, (), ())
@@ -86,7 +86,12 @@ class PlayedStation:
     def __init__(self, name: str = "played") -> None:
         self.engine, self.name, self.references, self.seals = PlayedEngine(), name, {}, Seals("0" * 64)
         self.verdict = PASSED
+        self.expired: Reason | None = None
+        self.calibration, self.not_inspected = None, ()
         self.react: Callable[[np.ndarray], None] = lambda pixels: None
+
+    def refusal(self, now_utc: str) -> Reason | None:
+        return self.expired
 
     def inspect(self, pixels: np.ndarray, lap: Callable[[str], None] = lambda _: None) -> Inspection:
         self.react(pixels)
@@ -481,3 +486,12 @@ def test_recovered_and_stored_records_are_counted_once(tmp_path: Path) -> None:
         document = replace(record).document
         assert one.pipeline.store_document(ticket, Outcome.PASS, document) is False
         assert one.counted("edge_records_stored_total") == 1
+
+
+def test_an_expired_calibration_judges_nothing_and_is_not_ready(tmp_path: Path) -> None:
+    with bench(tmp_path) as one:
+        assert one.record(one.trigger(1)).result == "PASS"
+        one.station.expired = Reason("CALIBRATION_EXPIRED", "yesterday")
+        assert "CALIBRATION_EXPIRED" in one.pipeline.troubles()
+        assert one.record(one.trigger(2)).reasons == ("CALIBRATION_EXPIRED",)
+        assert one.line.permits == [1]

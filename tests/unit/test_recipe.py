@@ -11,8 +11,9 @@ import pytest
 
 from edge_daemon.errors import ConfigError, EdgeError, IntegrityError
 from edge_daemon.judge import RuleKind
-from edge_daemon.plates import make_plates
-from edge_daemon.recipe import load_recipe, load_reference_set
+from edge_daemon.recipe import load_recipe
+from edge_daemon.references import load_reference_set
+from edge_daemon.references.making import make_set, planned_set
 from edge_daemon.resources import data_folder
 
 DEMO_SET = data_folder("references") / "demo" / "aluminum" / "6.35mm" / "gas_porosity_round"
@@ -116,7 +117,7 @@ def test_a_set_without_scale_is_refused(plates: Path) -> None:
 
 
 def test_the_shipped_demo_set_is_what_the_simulator_makes(tmp_path: Path) -> None:
-    make_plates(tmp_path / "again", "gas_porosity_round")
+    make_set(tmp_path / "again", planned_set("aluminum", 6.35, "gas_porosity_round"))
     again, shipped = load_reference_set(tmp_path / "again"), load_reference_set(DEMO_SET)
     for level, image in shipped.images.items():
         assert (image.pixels == again.images[level].pixels).all(), f"plate {level}"

@@ -1,0 +1,99 @@
+"""Judge stored parts again: with another table, tolerance, guard or engine, or with the same to prove that they agree.
+
+The stored frame passes through the same pure function as on the line, so the same frame, engine and recipe give the
+same verdict to the last bit. A record whose frame was not kept cannot be judged again, and is counted as such.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import EdgeError
+from .images import load_picture
+from .inspection import Station, document_of
+from .judge import Rule
+from .memory import StoredRecord
+from .recipe import Recipe
+from .records import Outcome
+
+__all__ = ["Replayed", "changed_recipe", "replay"]
+
+#: What the judge decided and measured; everything else in a record is circumstance.
+_JUDGED_KEYS = ("defects", "types", "message", "advisory")
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One record, judged again. before: what the judge said then, gate and deadline aside. after: None where it cannot
+    be judged again, and ``why`` says the reason. identical: every measured value and outcome is the same to the last
+    bit. document: the new one."""
+
+    record: StoredRecord
+    before: Outcome
+    after: Outcome | None
+    identical: bool
+    why: str
+    document: dict[str, Any] | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the verdict is another one."""
+        return self.after is not None and self.after is not self.before
+
+
+def changed_recipe(recipe: Recipe, *, tolerance: float | None = None, guard: float | None = None) -> Recipe:
+    """The recipe with another tolerance or guard in every rule. Raises RuleError for one out of range."""
+
+    def changed(rule: Rule) -> Rule:
+        return replace(
+            rule,
+            tolerance=rule.tolerance if tolerance is None else tolerance,
+            guard=rule.guard if guard is None else guard,
+        )
+
+    zones = (replace(zone, rules=tuple(changed(rule) for rule in zone.rules)) for zone in recipe.zones)
+    return replace(recipe, zones=tuple(zones))
+
+
+def replay(station: Station, records: Iterable[StoredRecord]) -> Iterator[Replayed]:
+    """Judge each record again, in the order given."""
+    for record in records:
+        yield _replayed(station, record)
+
+
+def _replayed(station: Station, record: StoredRecord) -> Replayed:
+    stored = record.document
+    before = Outcome(stored.get("judged", stored["outcome"]))
+    frame = None if record.pictures is None else Path(record.pictures) / "frame.png"
+    if frame is None or not frame.is_file():
+        return Replayed(record, before, None, False, "its frame was not kept")
+    try:
+        inspection = station.inspect(load_picture(frame).pixels)
+    except EdgeError as error:
+        return Replayed(record, before, None, False, str(error))
+    document = document_of(
+        station, inspection, record_id=record.record_id, image=stored.get("image"), image_sha256=None
+    )
+    document = json.loads(json.dumps(document))  # as it would have been stored
+    after = inspection.verdict.outcome
+    identical = after is before and all(stored.get(key) == document[key] for key in _JUDGED_KEYS)
+    return Replayed(record, before, after, identical, _why(stored, document), document)
+
+
+def _why(stored: dict[str, Any], document: dict[str, Any]) -> str:
+    """What is different: the reasons that decide now, and the seals that are not the same."""
+    texts = [reason["text"] for reason in document["reasons"]]
+    seals = {
+        "engine": (stored.get("engine", {}).get("sha256"), document["engine"]["sha256"]),
+        **{
+            name: (stored.get(f"{name}_sha256"), document[f"{name}_sha256"])
+            for name in ("table", "references", "calibration")
+        },
+    }
+    others = [name for name, (then, now) in seals.items() if then != now]
+    said = "; ".join(texts[:2]) or "nothing to object"
+    return said + (f" [another {', '.join(others)}]" if others else "")
