@@ -13,7 +13,7 @@ TEST_ARGS ?=
 
 # What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus gir1.2-aravis-0.8 libgirepository1.0-dev \
-	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd
+	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils
 
 .PHONY: demo soak test bench study wheel lint clean system-packages
 .DEFAULT_GOAL := demo

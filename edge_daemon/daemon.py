@@ -52,7 +52,7 @@ def build_station(config: DaemonConfig) -> Station:
     recipe = load_recipe(config.recipe)
     bundle = load(engine_folder(recipe.engine, recipe.engine_base))
     engine = open_engine(bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache)
-    return prepare_station(engine, recipe, config=config.sha256)
+    return prepare_station(engine, recipe, config=config.sha256, cache=config.engine.cache)
 
 
 class Daemon:

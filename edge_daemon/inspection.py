@@ -350,8 +350,9 @@ def _station_zone(
         reference = zone.references.get(rule.type)
         if reference is None or rule.level is None:
             continue
+        looks = None if rule.type in zone.from_masks else engine
         measured = measure_limits(
-            engine, reference, windows_mm=rule.windows_mm, min_indication_mm=rule.min_indication_mm,
+            looks, reference, windows_mm=rule.windows_mm, min_indication_mm=rule.min_indication_mm,
             working_mm_per_px=working_mm_per_px, cache=cache,
         )  # fmt: skip
         levels[rule.type] = measured.limits()

@@ -42,13 +42,14 @@ class StandardUse:
 class Zone:
     """A part of the part with rules of its own. polygon_mm: its corners (x, y) from the picture's top-left corner;
     empty for what lies in no other zone. references: by type, for LEVEL rules. refusals: by type, why the table has no
-    row. name: "" for the rest."""
+    row. from_masks: types whose limits come from the set's exact masks, not from the engine. name: "" for the rest."""
 
     name: str
     polygon_mm: tuple[tuple[float, float], ...]
     rules: tuple[Rule, ...]
     references: Mapping[str, ReferenceSet]
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    from_masks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Recipe:
         return zone.rules + tuple(further)
 
 
-def _rule(table: Settings, recipe: str) -> tuple[Rule, ReferenceSet | None]:
+def _rule(table: Settings, recipe: str, form: str) -> tuple[Rule, ReferenceSet | None, bool]:
     type_name = table.text("type", choices=TYPE_IDS)
     kind = RuleKind(table.text("kind", choices=[one.value for one in RuleKind if one is not RuleKind.UNKNOWN]))
     level = table.integer("level", low=1, high=8) if kind is RuleKind.LEVEL else None
@@ -127,8 +128,9 @@ def _rule(table: Settings, recipe: str) -> tuple[Rule, ReferenceSet | None]:
         "advisory": not table.flag("verified", True),
         "row_id": table.text("row_id", f"{recipe}/{type_name}"),
     }
-    reference = None
+    reference, masks = None, False
     if kind is RuleKind.LEVEL:
+        masks = table.text("reference_from", "engine", choices=("engine", "masks")) == "masks"
         name = table.text("reference")
         try:
             reference = load_reference_set(reference_folder(name, table.path.parent))
@@ -138,16 +140,28 @@ def _rule(table: Settings, recipe: str) -> tuple[Rule, ReferenceSet | None]:
             raise
         if level not in reference.images:
             raise table.error("level", f"{reference.folder} has no plate {level}", hint="never the nearest plate")
+        if masks and not reference.has_masks:
+            raise table.error("reference_from", f"{reference.folder} has no exact masks", hint='"engine"')
+        if _other_form(reference, form):
+            raise table.error("reference", f"is a {reference.form} set, the pictures are {form}", hint=_FORM_HINT)
         if reference.discontinuity != type_name:
             raise table.error("reference", f"shows {reference.discontinuity}, the rule is for {type_name}")
     try:
-        return Rule(type_name, kind, level, limit, **rule_values), reference
+        return Rule(type_name, kind, level, limit, **rule_values), reference, masks
     except EdgeError as error:
         raise table.error("type", error.message, error.hint) from None
 
 
+#: ASTM E155, E192, E2422, E2660 ...: a film set never for digital images, and the reverse.
+_FORM_HINT = 'a set for the other form is never used; form = "film" says that scanned film is inspected'
+
+
+def _other_form(reference: ReferenceSet, form: str) -> bool:
+    return reference.form is not None and reference.form != form
+
+
 def _from_standard(
-    use: StandardUse, metal: str, thickness_mm: float, zone: str | None, base: Path
+    use: StandardUse, metal: str, thickness_mm: float, zone: str | None, base: Path, form: str
 ) -> tuple[dict[str, Rule], dict[str, ReferenceSet], dict[str, Refusal]]:
     """What a table says of every type there is: rules, the reference sets of its LEVEL rows, and refusals.
 
@@ -158,7 +172,7 @@ def _from_standard(
     for name in TYPE_IDS:
         answer = use.standard.lookup(
             metal=metal, thickness_mm=thickness_mm, grade=use.grade, discontinuity=name, process=use.process,
-            zone=zone, reference_set=use.reference_set, form=use.form, energy=use.energy,
+            zone=zone, reference_set=use.reference_set, form=use.form or form, energy=use.energy,
             require_verified=use.require_verified,
         )  # fmt: skip
         if isinstance(answer, Refusal):
@@ -169,6 +183,8 @@ def _from_standard(
             reference = _reference_of(answer.row.reference, base)
             if reference is None or rule.level not in reference.images:
                 rule = replace(rule, kind=RuleKind.NO_REFERENCE, level=None)
+            elif _other_form(reference, form):
+                raise ConfigError(f"{answer.row_id}: {reference.folder} is a {reference.form} set", hint=_FORM_HINT)
             elif reference.discontinuity != name or reference.metal != metal:
                 raise ConfigError(
                     f"{answer.row_id}: {reference.folder} shows {reference.discontinuity} in {reference.metal}",
@@ -233,6 +249,7 @@ def load_recipe(path: Path) -> Recipe:
     thickness_mm = settings.length_mm("thickness", None, low=1e-3)
     scale, calibration = _scale(settings)
     others = settings.text("others", None, choices=[str(RuleKind.NONE_PERMITTED), str(RuleKind.UNLIMITED)])
+    form = settings.text("form", "digital", choices=("film", "digital"))
     standard_table = settings.table("standard", required=False)
     use = None if standard_table is None else _standard_use(standard_table, path.parent)
     if use is not None and (metal is None or thickness_mm is None):
@@ -240,6 +257,7 @@ def load_recipe(path: Path) -> Recipe:
     combine = settings.text("combine", None, choices=[one.value for one in CombineRule])
     not_inspected = settings.texts("not_inspected", (), choices=TYPE_IDS)
     own: dict[str, list[tuple[Settings, Rule, ReferenceSet | None]]] = {"": []}
+    from_masks: dict[str, set[str]] = {"": set()}
     polygons: dict[str, tuple[tuple[float, float], ...]] = {"": ()}
     grades: dict[str, str | None] = {"": use.grade if use is not None else None}
     for table in settings.tables("zone"):
@@ -250,7 +268,7 @@ def load_recipe(path: Path) -> Recipe:
         grades[zone] = table.text("grade", grades[""]) if use is not None else None
         table.close()
     for table in settings.tables("rule"):
-        rule, reference = _rule(table, name)
+        rule, reference, masks = _rule(table, name, form)
         zone = table.text("zone", "", choices=[one for one in polygons if one])
         table.close()
         if rule.type == UNKNOWN_TYPE or any(rule.type == other.type for _, other, _ in own[zone]):
@@ -258,6 +276,8 @@ def load_recipe(path: Path) -> Recipe:
         if reference is not None and metal is not None and reference.metal != metal:
             raise table.error("reference", f"is of {reference.metal}, the part of {metal}")
         own[zone].append((table, rule, reference))
+        if masks:
+            from_masks.setdefault(zone, set()).add(rule.type)
     settings_uncertainty = _uncertainty(settings)
     settings.close()
     zones = []
@@ -267,7 +287,7 @@ def load_recipe(path: Path) -> Recipe:
         refusals: dict[str, Refusal] = {}
         if use is not None and metal is not None and thickness_mm is not None:
             asked = replace(use, grade=grades[zone])
-            rules, references, refusals = _from_standard(asked, metal, thickness_mm, zone or None, path.parent)
+            rules, references, refusals = _from_standard(asked, metal, thickness_mm, zone or None, path.parent, form)
         for table, rule, reference in own[zone]:
             if rule.type in rules:
                 raise table.error("type", f"{rule.type} has a row in {use and use.standard.id} already", hint=(
@@ -276,7 +296,9 @@ def load_recipe(path: Path) -> Recipe:
             if reference is not None:
                 references[rule.type] = reference
         left = (rule for rule in rules.values() if rule.type not in not_inspected)
-        zones.append(Zone(zone, polygons[zone], tuple(left), references, refusals))
+        zones.append(
+            Zone(zone, polygons[zone], tuple(left), references, refusals, frozenset(from_masks.get(zone, set())))
+        )
     return Recipe(
         name=name,
         path=path,
@@ -323,7 +345,7 @@ def recipe_of_standard(
     Types that the engine cannot name are left out, and named in every record (``not_inspected``).
     """
     known = set(engine_types)
-    rules, references, refusals = _from_standard(use, metal, thickness_mm, None, base)
+    rules, references, refusals = _from_standard(use, metal, thickness_mm, None, base, use.form or "digital")
     zone = Zone("", (), tuple(rule for name, rule in rules.items() if name in known),
                 {name: one for name, one in references.items() if name in known}, refusals)  # fmt: skip
     grade = f" grade {use.grade}" if use.grade else ""

@@ -12,7 +12,7 @@ below 2.5 %; g = 0 is simple acceptance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import erfc, inf, isfinite, isnan, sqrt
 
@@ -112,12 +112,17 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one type, before tolerance: per window side the area and the count, the largest size, the smallest
-    gap. None: this plate sets no such limit (its value had to be bent too far to be monotone, or was not measured)."""
+    gap. None: this plate sets no such limit (its value had to be bent too far to be monotone, or was not measured).
+
+    dropped: the bent values by (metric, window side). A part within one of them is as good as a lower plate; a part
+    beyond it is at best INCONCLUSIVE, for nothing says what this plate permits.
+    """
 
     area_pct: Mapping[float, float | None]
     count: Mapping[float, float | None]
     max_size_mm: float | None
     min_gap_mm: float | None = None
+    dropped: Mapping[tuple[str, float | None], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,8 @@ class Comparison:
     metric: ``area_pct``, ``count``, ``max_size_mm`` or ``min_gap_mm``; side_mm: the window, None for a size or a gap.
     ratio: value / limit (for a gap, where less is worse, limit / value), None where that divides by 0. permitted: the
     limit with its tolerance. p_conform: probability that the true value conforms (JCGM 106:2012 7.2, normal).
-    decides: False for a metric that is shown but that the rule does not name.
+    decides: False for a metric that is shown but that the rule does not name. firm: False for a limit that this plate
+    had to drop.
     """
 
     metric: str
@@ -139,6 +145,7 @@ class Comparison:
     p_conform: float
     outcome: Outcome
     decides: bool = True
+    firm: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,15 +287,38 @@ def _comparisons(found: TypeMeasurement, limits: Limits, rule: Rule) -> tuple[Co
         area_pct, count = limits.area_pct[side_mm], limits.count.get(side_mm)
         if area_pct is not None:
             compared.append(_compare("area_pct", side_mm, window.area_pct, area_pct, rule))
+        elif ("area_pct", side_mm) in limits.dropped:
+            compared.append(_weak("area_pct", side_mm, window.area_pct, limits, rule))
         if count is not None:
             compared.append(_compare("count", side_mm, window.count, count, rule, decides=rule.compare_count))
+        elif ("count", side_mm) in limits.dropped:
+            compared.append(_weak("count", side_mm, window.count, limits, rule, decides=rule.compare_count))
     if limits.max_size_mm is not None:
         compared.append(_compare("max_size_mm", None, found.max_size_mm, limits.max_size_mm, rule))
+    elif ("max_size_mm", None) in limits.dropped:
+        compared.append(_weak("max_size_mm", None, found.max_size_mm, limits, rule))
     if rule.compare_spacing:
-        if found.min_gap_mm is None or limits.min_gap_mm is None:
+        dropped = limits.dropped.get(("min_gap_mm", None))
+        if found.min_gap_mm is None or (limits.min_gap_mm is None and dropped is None):
             raise RuleError(f"{rule.type}: the gaps were not measured", hint="measure part and reference with spacing")
-        compared.append(_compare_gap(found.min_gap_mm, limits.min_gap_mm, rule))
+        if limits.min_gap_mm is not None:
+            compared.append(_compare_gap(found.min_gap_mm, limits.min_gap_mm, rule))
+        elif dropped is not None:
+            compared.append(_weakened(_compare_gap(found.min_gap_mm, dropped, rule)))
     return tuple(compared)
+
+
+def _weak(
+    metric: str, side_mm: float | None, value: Value, limits: Limits, rule: Rule, *, decides: bool = True
+) -> Comparison:
+    """Against a limit this plate had dropped."""
+    return _weakened(_compare(metric, side_mm, value, limits.dropped[metric, side_mm], rule, decides=decides))
+
+
+def _weakened(one: Comparison) -> Comparison:
+    """Beyond a dropped limit nothing is proven, either way."""
+    outcome = Outcome.INCONCLUSIVE if one.outcome is Outcome.FAIL else one.outcome
+    return replace(one, outcome=outcome, firm=False)
 
 
 def _severity(found: TypeMeasurement, rule: Rule, levels: Mapping[int, Limits]) -> tuple[float | None, int | None]:
@@ -365,7 +395,7 @@ def _type_verdict(
         nonlocal comparisons, severity, severity_level
         comparisons = _comparisons(found, plate, rule)
         severity, severity_level = _severity(found, rule, levels)
-        if not any(one.metric == "area_pct" for one in comparisons):
+        if not any(one.metric == "area_pct" and one.firm for one in comparisons):
             return refuse("REFERENCE_BENT", "the areas of this plate are not in order with those of its neighbours")
         return Outcome.worst([one.outcome for one in comparisons if one.decides])
 
@@ -434,6 +464,8 @@ def _over_limit(rule: Rule, one: Comparison) -> Reason:
 
 
 def _near_limit(rule: Rule, one: Comparison) -> Reason:
+    if not one.firm:
+        return Reason("REFERENCE_BENT", _words(rule, one) + "; this plate is out of order there and decides nothing")
     return Reason("GUARD_BAND", _words(rule, one) + "; the uncertainty does not let this be decided")
 
 

@@ -122,6 +122,7 @@ class LevelLimits:
             count=of("count"),
             max_size_mm=self.metrics[("max_size_mm", None)].value,
             min_gap_mm=self.metrics[("min_gap_mm", None)].value,
+            dropped={key: one.running for key, one in self.metrics.items() if one.value is None},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,9 +190,20 @@ def missing_references(standard: Standard, base: Path | None = None) -> tuple[st
         found = folders[row.reference]
         if found is None:
             missing[row.reference] = None
-        elif not (found / f"{row.level}.png").is_file():
+        elif row.level not in _levels_of(found):
             missing[_picture(row.reference, row.level)] = None
     return tuple(missing)
+
+
+def _levels_of(folder: Path) -> set[int]:
+    """The levels that a set's manifest names; plates may be PNG, TIFF or DICOM, and lie elsewhere. Seals are not
+    looked at: whoever uses the set does that."""
+    try:
+        document = json.loads((folder / "manifest.json").read_bytes())
+        named = list(document.get("files", {}))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+    return {int(name[0]) for name in named if name[:1] in "12345678" and name[1:2] in ("", ".")}
 
 
 def site_folder(base: Path | None = None) -> Path:

@@ -114,6 +114,20 @@ def test_a_metric_the_plate_dropped_is_not_compared_and_one_without_areas_decide
         assert bent.reasons[0].code == "REFERENCE_BENT"
 
 
+@pytest.mark.parametrize(("pixels", "outcome"), [(1, Outcome.PASS), (9, Outcome.INCONCLUSIVE)])
+def test_beyond_a_dropped_limit_nothing_is_proven(pixels: int, outcome: Outcome) -> None:
+    """The bent value of a lower plate still vouches for what lies below it; above it neither PASS nor FAIL."""
+    part = measure(dots(*[(5 + i, 5, 1) for i in range(pixels)]), None, NAMES, SCALE, {"gas_hole": (SIDE_MM,)})
+    plate = replace(limits(50.0, None), dropped={("max_size_mm", None): 0.5})
+    verdict = judge(part, [rule()], {"gas_hole": plate})
+    assert verdict.outcome is outcome
+    if outcome is Outcome.INCONCLUSIVE:
+        assert verdict.reasons[0].code == "REFERENCE_BENT"
+    close = measure(dots((5, 5, 1), (8, 5, 1)), None, NAMES, SCALE, {"gas_hole": (SIDE_MM,)}, spacing=["gas_hole"])
+    gaps = replace(limits(50.0), dropped={("min_gap_mm", None): 1.0})
+    assert judge(close, [GAP], {"gas_hole": gaps}).outcome is Outcome.INCONCLUSIVE
+
+
 # ---------------------------------------------------------------- several types
 
 LEVELS = {level: limits(float(level)) for level in range(1, 9)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from edge_daemon.inspection import Station, document_of, prepare_station
 from edge_daemon.judge import CombineRule, RuleKind, Scale
 from edge_daemon.recipe import StandardUse, load_recipe, recipe_of_standard
 from edge_daemon.records import Outcome
-from edge_daemon.resources import engine_folder
+from edge_daemon.references import measure_limits
+from edge_daemon.resources import data_folder, engine_folder
 from edge_daemon.segment.bundle import load
 from edge_daemon.segment.protocol import Engine
 from edge_daemon.segment.registry import open_engine
@@ -242,3 +245,33 @@ def test_the_pictures_show_what_was_judged(tmp_path: Path, engine: Engine) -> No
     assert left.sum() > right.sum() > 0, "the part shows more porosity than its reference"
     sound = conveyor_part(970_012, "sound").pixels
     assert set(evidence(station, station.inspect(sound), sound)) == {"tiles.png"}
+
+
+# ---------------------------------------------------------------- reference sets of another kind
+
+
+def film_copy(folder: Path) -> Path:
+    source = data_folder("references") / "demo" / "aluminum" / "6.35mm" / "gas_porosity_round"
+    copy = Path(shutil.copytree(source, folder / "film"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "form": "film"}))
+    return copy
+
+
+def test_a_film_set_never_judges_a_digital_picture(tmp_path: Path) -> None:
+    text = DEMO.replace('"demo/aluminum/6.35mm/gas_porosity_round"', f'"{film_copy(tmp_path)}"')
+    with pytest.raises(ConfigError, match="is a film set, the pictures are digital"):
+        load_recipe(written(tmp_path, text))
+    assert load_recipe(written(tmp_path, 'form = "film"\n' + text)).references
+
+
+def test_the_exact_masks_may_stand_in_for_the_engine(tmp_path: Path, engine: Engine) -> None:
+    by_masks = DEMO.replace("level = 5", 'level = 5\nreference_from = "masks"')
+    looked, exact = (
+        prepare_station(engine, load_recipe(written(tmp_path, text))).limits["gas_porosity_round"]
+        for text in (DEMO, by_masks)
+    )
+    reference = load_recipe(written(tmp_path, DEMO)).references["gas_porosity_round"]
+    direct = measure_limits(None, reference, windows_mm=(12.7, 25.4)).limits()[5]
+    assert exact.area_pct == direct.area_pct
+    assert exact != looked

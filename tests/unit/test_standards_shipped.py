@@ -162,8 +162,7 @@ def test_missing_references_are_named_only_when_asked(tmp_path: Path) -> None:
 def test_one_missing_plate_of_a_set_is_named(tmp_path: Path) -> None:
     reference = tmp_path / "mine" / "gas"
     reference.mkdir(parents=True)
-    (reference / "manifest.json").write_text("{}")
-    (reference / "3.png").write_bytes(b"")
+    (reference / "manifest.json").write_text('{"files": {"3.tif": "0", "5": {"path": "elsewhere.dcm"}}}')
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "standard.toml").write_text(
