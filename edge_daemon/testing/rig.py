@@ -175,6 +175,10 @@ class Rig:
             self._process.kill()
             self._process.wait()
 
+    def daemon_has_ended(self) -> bool:
+        """Whether no daemon is running."""
+        return self._process is None or self._process.poll() is not None
+
     def stop_daemon(self) -> int | None:
         """SIGTERM; its exit code, None when none was running. SIGKILL after 20 s."""
         if self._process is None:
