@@ -45,8 +45,10 @@ def evidence(station: Station, inspection: Inspection, pixels: NDArray[Any]) -> 
 
     pixels: the frame as it was inspected.
     """
-    if inspection.measurement is None:
+    if inspection.measurement is None or inspection.segmentation.refusals:
         return {}
+    if station.calibration is not None:
+        pixels = station.calibration.rectify(pixels)
     part = _View(_grey8(pixels, inspection.segmentation.labels.shape), inspection.segmentation, inspection.measurement)
     pictures = {"tiles.png": _tiles(part, inspection.verdict.types)}
     governed = [
@@ -106,7 +108,7 @@ def _canvas(width_px: int, height_px: int) -> tuple[Image.Image, ImageDraw.Image
 def _tiles(part: _View, verdicts: tuple[TypeVerdict, ...]) -> Picture:
     """Per tile the largest ratio of any type to its permitted area, and where a type is found of which none is."""
     width = part.seen.labels.shape[1]
-    zoom = max(1.0, 900.0 / width)
+    zoom = min(max(1.0, 900.0 / width), max(1.0, 4000.0 / max(part.seen.labels.shape)))
     base = cv2.resize(part.picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
     base = (0.55 * base + 0.45 * 255).astype(np.uint8)
     image = Image.fromarray(base)
@@ -221,7 +223,7 @@ def _comparison(part: _View, reference: _View, one: TypeVerdict) -> Picture:
         next(window for window in found.windows if window.side_mm == side_mm)
         for found in (one.measurement, reference.measured.of(one.type, one.rule.windows_mm))
     )
-    around_px = int(1.6 * own.side_px)
+    around_px = max(8, int(1.6 * min(own.side_px, max(part.seen.labels.shape))))
     pane = _PANE_PX
     sheet, draw = _canvas(2 * pane + 36, pane + 190)
     for column, (view, window, name, colour) in enumerate(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot, isfinite
 from pathlib import Path
@@ -113,6 +113,7 @@ class Station:
     not_inspected: tuple[str, ...] = ()
     zone_references: Mapping[str, Mapping[str, ReferenceSet]] = field(default_factory=dict)
     calibration: Calibration | None = None
+    polarity: str | None = None
 
     def inspect(self, pixels: NDArray[Any], lap: Callable[[str], None] = lambda _: None) -> Inspection:
         """Judge one frame: pixels uint8/uint16 (H, W) or RGB (H, W, 3). ``lap(stage)`` is called after each stage.
@@ -134,7 +135,7 @@ class Station:
         if region is not None and region.shape != small.shape[:2]:
             size = small.shape[1], small.shape[0]
             region = cv2.resize(region.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        seen = see(self.engine, small, mm_per_px=() if scale is None else scale.both)
+        seen = see(self.engine, small, mm_per_px=() if scale is None else scale.both, polarity=self.polarity)
         lap("segment")
         inspection = self._judged(seen, scale, picture.shape[:2], lap, region)
         if self.calibration is None or self.calibration.kind == "scale":
@@ -145,8 +146,15 @@ class Station:
     def inspect_labels(self, labels: NDArray[np.uint8]) -> Inspection:
         """Judge a label image (uint8 (H, W), labels of this engine, 255 unknown) in place of the engine's answer.
 
-        Raises RuleError for a label that the engine does not have.
+        Raises RuleError for a label that the engine does not have, and under a calibration of a plane, whose frames are
+        rectified before they are looked at; ImageError for another size than the calibration's.
         """
+        if self.calibration is not None:
+            if self.calibration.kind == "plane":
+                raise RuleError(
+                    "labels of a frame cannot be measured under a calibration of a plane", hint="give the picture"
+                )
+            self.calibration.check_frame(labels)
         types = self.engine.bundle.types
         regions = []
         for label in (int(one) for one in np.unique(labels) if one):
@@ -192,7 +200,7 @@ class Station:
             )
         else:
             measured = _measured(seen, scale, (), self.uncertainty)
-            verdict = combined(self._zone_verdicts(seen, scale, region))
+            verdict = combined(self._zone_verdicts(seen, scale, region), self.combine)
         lap("judge")
         labels = seen.labels
         if labels.shape != size:
@@ -207,6 +215,8 @@ class Station:
     def _zone_verdicts(self, seen: Segmentation, scale: Scale, shown: NDArray[np.bool_] | None) -> list[Verdict]:
         """Every zone, and the rest of the part under the rules without a zone."""
         height, width = seen.labels.shape
+        if seen.refusals:
+            return [Verdict(Outcome.NOT_EVALUABLE, seen.refusals, ())]
         rest = np.ones((height, width), bool) if shown is None else shown.copy()
         verdicts = []
         everything = StationZone("", (), self.rules, self.limits, self.levels)
@@ -217,7 +227,9 @@ class Station:
                     verdicts.append(not_evaluable("ZONE_OUTSIDE", f"zone {zone.name} is not wholly in the picture"))
                 continue
             rest = rest & ~inside if zone.name else rest
-            measured = _measured(seen, scale, zone.rules, self.uncertainty, zone_region(seen.labels, inside))
+            measured = _measured(
+                seen, scale, zone.rules, self.uncertainty, zone_region(seen.labels, inside), least_share=0.5
+            )
             verdicts.append(
                 judge(
                     measured,
@@ -247,6 +259,7 @@ def _measured(
     rules: Sequence[Rule],
     uncertainty: Uncertainty,
     region: NDArray[np.bool_] | None = None,
+    least_share: float = 0.0,
 ) -> Measurement:
     return measure(
         seen.labels,
@@ -258,6 +271,7 @@ def _measured(
         min_indication_mm={rule.type: rule.min_indication_mm for rule in rules},
         uncertainty=uncertainty,
         spacing=[rule.type for rule in rules if rule.compare_spacing],
+        least_share=least_share,
     )
 
 
@@ -306,6 +320,17 @@ def prepare_station(
         references=references_sha256({f"{zone}/{name}" if zone else name: one for zone, name, one in sets}),
         config=config or recipe.sha256,
     )
+    uncertainty = recipe.uncertainty or Uncertainty()
+    if not recipe.edge_stated:
+        masks = {name for zone in recipe.zones for name in zone.from_masks}
+        certified = _certified(engine, zones, masks, max(*scale.both, working))
+        uncertainty = replace(uncertainty, edge_by_type_mm=certified)
+    for name in recipe.not_inspected:
+        if name in engine.bundle.types:
+            raise ConfigError(
+                f"{recipe.path}: {name} stands in not_inspected, but {engine.name} looks for it",
+                hint="take it out: what is seen is judged",
+            )
     return Station(
         engine,
         scale,
@@ -318,18 +343,24 @@ def prepare_station(
         recipe.name,
         zones=tuple(zones[:-1]),
         combine=recipe.combine,
-        uncertainty=recipe.uncertainty or _certified(engine, zones, max(*scale.both, working)),
+        uncertainty=uncertainty,
         not_inspected=recipe.not_inspected,
         calibration=calibration,
+        polarity=recipe.polarity,
         zone_references={zone.name: zone.references for zone in recipe.zones},
     )
 
 
-def _certified(engine: Engine, zones: Sequence[StationZone], mm_per_px: float) -> Uncertainty:
+def _certified(
+    engine: Engine, zones: Sequence[StationZone], from_masks: Collection[str], mm_per_px: float
+) -> Mapping[str, float]:
     """The engine's certificate of its edges at this scale. A reference measured by the same engine cancels their bias;
     a limit in absolute numbers does not, so there the bias counts as uncertainty as well."""
     absolute = {
-        rule.type for zone in zones for rule in zone.rules if rule.kind in (RuleKind.SIZE_MM, RuleKind.AREA_PCT)
+        rule.type
+        for zone in zones
+        for rule in zone.rules
+        if rule.kind in (RuleKind.SIZE_MM, RuleKind.AREA_PCT) or rule.type in from_masks
     }
     edges = {}
     for name in engine.bundle.types:
@@ -337,7 +368,7 @@ def _certified(engine: Engine, zones: Sequence[StationZone], mm_per_px: float) -
         if certified is not None:
             bias, spread = certified
             edges[name] = mm_per_px * (hypot(bias, spread) if name in absolute else spread)
-    return Uncertainty(edge_by_type_mm=edges)
+    return edges
 
 
 def _station_zone(

@@ -486,6 +486,8 @@ def _gate_document(part: Part, judged: Verdict) -> dict[str, Any] | None:
 
 def _note(part: Part, verdict: Verdict) -> ResultNote:
     severities = [one.severity for one in verdict.types if one.severity is not None]
+    if any(one.comparisons and one.severity is None and one.rule.level is not None for one in verdict.types):
+        severities = []  # worse than the worst plate: no number says how much, and a smaller one would mislead
     unknown = part.inspection is not None and bool((part.inspection.labels == UNKNOWN_LABEL).any())
     return ResultNote(
         outcome=str(verdict.outcome),

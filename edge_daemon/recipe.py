@@ -15,11 +15,13 @@ from pathlib import Path
 from .calibration import Calibration, load_calibration
 from .errors import ConfigError, EdgeError
 from .judge import CombineRule, Rule, RuleKind, Scale, Uncertainty
+from .judge.zones import is_simple
 from .records import TYPE_IDS, UNKNOWN_TYPE
 from .references import METALS, ReferenceSet, load_reference_set
 from .resources import reference_folder
 from .settings import Settings
 from .standards import Refusal, Standard, find_standard, load_standard
+from .units import length_mm
 
 __all__ = ["Recipe", "StandardUse", "Zone", "load_recipe", "recipe_of_standard"]
 
@@ -56,6 +58,7 @@ class Zone:
 class Recipe:
     """What one kind of part is judged by. zones: the rest of the part is always the last one. others: the kind of rule
     for types without one. not_inspected: types of the table that no engine looks for, said so in every record.
+    edge_stated: whether ``uncertainty`` states the edges itself. polarity: of the pictures, None where nobody said.
     sha256: of the recipe file."""
 
     name: str
@@ -73,6 +76,8 @@ class Recipe:
     uncertainty: Uncertainty | None = None
     not_inspected: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    edge_stated: bool = False
+    polarity: str | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -99,15 +104,38 @@ class Recipe:
         for name in engine_types:
             if name in named:
                 continue
-            if self.others is not None:
+            if name in zone.refusals:  # the table was asked and has no answer: no other rule may stand in for it
+                further.append(zone.refusals[name].rule(name))
+            elif self.others is not None:
                 kind = self.others
                 further.append(Rule(name, kind, verbatim=f'others = "{kind}"', row_id=f"{self.name}/others"))
-            elif name in zone.refusals:
-                further.append(zone.refusals[name].rule(name))
         return zone.rules + tuple(further)
 
 
-def _rule(table: Settings, recipe: str, form: str) -> tuple[Rule, ReferenceSet | None, bool]:
+_SAME_THICKNESS = 0.02  # 3/4 in and 19 mm are one plate
+
+
+def _check_plate(table: Settings, reference: ReferenceSet, thickness_mm: float | None) -> None:
+    """A plate stands for its own thickness, or for the range that the rule states; never for the nearest."""
+    stated = table.lengths_mm("for_thickness", ())
+    if stated and (len(stated) != 2 or stated[0] >= stated[1]):
+        raise table.error("for_thickness", "must be two lengths, over and up to", hint='["0 mm", "12.7 mm"]')
+    if thickness_mm is None or reference.thickness_mm is None:
+        return
+    if stated:
+        if not stated[0] < thickness_mm <= stated[1]:
+            raise table.error("for_thickness", f"does not hold the part's {thickness_mm:g} mm")
+    elif abs(thickness_mm / reference.thickness_mm - 1.0) > _SAME_THICKNESS:
+        raise table.error(
+            "reference",
+            f"is a plate of {reference.thickness_mm:g} mm, the part has {thickness_mm:g} mm",
+            hint='never the nearest plate; for_thickness = ["0 mm", "12.7 mm"] states what the plate is for',
+        )
+
+
+def _rule(
+    table: Settings, recipe: str, form: str, thickness_mm: float | None
+) -> tuple[Rule, ReferenceSet | None, bool]:
     type_name = table.text("type", choices=TYPE_IDS)
     kind = RuleKind(table.text("kind", choices=[one.value for one in RuleKind if one is not RuleKind.UNKNOWN]))
     level = table.integer("level", low=1, high=8) if kind is RuleKind.LEVEL else None
@@ -142,6 +170,7 @@ def _rule(table: Settings, recipe: str, form: str) -> tuple[Rule, ReferenceSet |
             raise table.error("level", f"{reference.folder} has no plate {level}", hint="never the nearest plate")
         if masks and not reference.has_masks:
             raise table.error("reference_from", f"{reference.folder} has no exact masks", hint='"engine"')
+        _check_plate(table, reference, thickness_mm)
         if _other_form(reference, form):
             raise table.error("reference", f"is a {reference.form} set, the pictures are {form}", hint=_FORM_HINT)
         if reference.discontinuity != type_name:
@@ -183,6 +212,12 @@ def _from_standard(
             reference = _reference_of(answer.row.reference, base)
             if reference is None or rule.level not in reference.images:
                 rule = replace(rule, kind=RuleKind.NO_REFERENCE, level=None)
+            elif not _is_plate(answer.row.plate, reference):
+                raise ConfigError(
+                    f"{answer.row_id}: {reference.folder} is a plate of {reference.thickness_mm:g} mm,"
+                    f" the row names {answer.row.plate}",
+                    hint="correct the row's reference or plate",
+                )
             elif _other_form(reference, form):
                 raise ConfigError(f"{answer.row_id}: {reference.folder} is a {reference.form} set", hint=_FORM_HINT)
             elif reference.discontinuity != name or reference.metal != metal:
@@ -194,6 +229,17 @@ def _from_standard(
                 references[name] = reference
         rules[name] = rule
     return rules, references, refusals
+
+
+def _is_plate(name: str | None, reference: ReferenceSet) -> bool:
+    """Whether the set's thickness is that of the plate a row names (``1/4in``); a name without a length fits any."""
+    if not name or reference.thickness_mm is None:
+        return True
+    try:
+        plate_mm = length_mm(name)
+    except EdgeError:
+        return True
+    return abs(plate_mm / reference.thickness_mm - 1.0) <= _SAME_THICKNESS
 
 
 def _reference_of(name: str | None, base: Path) -> ReferenceSet | None:
@@ -227,17 +273,19 @@ def _standard_use(table: Settings, base: Path) -> StandardUse:
     return use
 
 
-def _uncertainty(settings: Settings) -> Uncertainty | None:
+def _uncertainty(settings: Settings) -> tuple[Uncertainty | None, bool]:
+    """What [uncertainty] states, and whether that includes the edges; else those are the engine's certificate's."""
     table = settings.table("uncertainty", required=False)
     if table is None:
-        return None
+        return None, False
+    edge_mm = table.length_mm("edge", None)
     found = Uncertainty(
-        edge_mm=table.length_mm("edge", 0.0),
+        edge_mm=edge_mm or 0.0,
         repeat_area_pct=table.number("repeat_area_pct", 0.0, low=0.0, high=100.0),
         repeat_length_mm=table.length_mm("repeat_length", 0.0),
     )
     table.close()
-    return found
+    return found, edge_mm is not None
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -249,11 +297,16 @@ def load_recipe(path: Path) -> Recipe:
     thickness_mm = settings.length_mm("thickness", None, low=1e-3)
     scale, calibration = _scale(settings)
     others = settings.text("others", None, choices=[str(RuleKind.NONE_PERMITTED), str(RuleKind.UNLIMITED)])
+    polarity = settings.text("polarity", None, choices=("bright_void", "dark_void"))
     form = settings.text("form", "digital", choices=("film", "digital"))
     standard_table = settings.table("standard", required=False)
     use = None if standard_table is None else _standard_use(standard_table, path.parent)
+    if use is not None and use.form is not None and use.form != form:
+        raise settings.error("form", f"is {form}, but [standard] asks for {use.form} sets", hint=_FORM_HINT)
     if use is not None and (metal is None or thickness_mm is None):
         raise settings.error("metal" if metal is None else "thickness", "is needed to look up [standard]")
+    if use is not None and others is not None:
+        raise settings.error("others", f"does not go with [standard]: what {use.standard.id} does not say stays unsaid")
     combine = settings.text("combine", None, choices=[one.value for one in CombineRule])
     not_inspected = settings.texts("not_inspected", (), choices=TYPE_IDS)
     own: dict[str, list[tuple[Settings, Rule, ReferenceSet | None]]] = {"": []}
@@ -265,20 +318,24 @@ def load_recipe(path: Path) -> Recipe:
         if zone in polygons:
             raise table.error("name", f"there is a zone {zone} already")
         polygons[zone], own[zone] = table.points_mm("polygon", least=3), []
+        if not is_simple(polygons[zone]):
+            raise table.error("polygon", "crosses itself or has no area", hint="give its corners in order")
         grades[zone] = table.text("grade", grades[""]) if use is not None else None
         table.close()
     for table in settings.tables("rule"):
-        rule, reference, masks = _rule(table, name, form)
+        rule, reference, masks = _rule(table, name, form, thickness_mm)
         zone = table.text("zone", "", choices=[one for one in polygons if one])
         table.close()
         if rule.type == UNKNOWN_TYPE or any(rule.type == other.type for _, other, _ in own[zone]):
             raise table.error("type", f"{rule.type} has a rule already", hint="one rule a type and zone")
         if reference is not None and metal is not None and reference.metal != metal:
             raise table.error("reference", f"is of {reference.metal}, the part of {metal}")
+        if rule.type in not_inspected:
+            raise table.error("type", f"{rule.type} has a rule and stands in not_inspected", hint="one of both")
         own[zone].append((table, rule, reference))
         if masks:
             from_masks.setdefault(zone, set()).add(rule.type)
-    settings_uncertainty = _uncertainty(settings)
+    stated, edge_stated = _uncertainty(settings)
     settings.close()
     zones = []
     for zone in [*(one for one in polygons if one), ""]:
@@ -288,7 +345,12 @@ def load_recipe(path: Path) -> Recipe:
         if use is not None and metal is not None and thickness_mm is not None:
             asked = replace(use, grade=grades[zone])
             rules, references, refusals = _from_standard(asked, metal, thickness_mm, zone or None, path.parent, form)
-        for table, rule, reference in own[zone]:
+        # A zone has the part's own rules, unless it has one of its own for the type.
+        mine = {rule.type for _, rule, _ in own[zone]}
+        inherited = [one for one in own[""] if zone and one[1].type not in mine]
+        masks_of = set(from_masks.get(zone, set()))
+        masks_of |= {rule.type for _, rule, _ in inherited} & from_masks[""]
+        for table, rule, reference in [*inherited, *own[zone]]:
             if rule.type in rules:
                 raise table.error("type", f"{rule.type} has a row in {use and use.standard.id} already", hint=(
                     "a rule of the recipe may fill a gap of the table, not replace a row of it"))  # fmt: skip
@@ -296,9 +358,7 @@ def load_recipe(path: Path) -> Recipe:
             if reference is not None:
                 references[rule.type] = reference
         left = (rule for rule in rules.values() if rule.type not in not_inspected)
-        zones.append(
-            Zone(zone, polygons[zone], tuple(left), references, refusals, frozenset(from_masks.get(zone, set())))
-        )
+        zones.append(Zone(zone, polygons[zone], tuple(left), references, refusals, frozenset(masks_of)))
     return Recipe(
         name=name,
         path=path,
@@ -312,7 +372,9 @@ def load_recipe(path: Path) -> Recipe:
         sha256=settings.sha256,
         standard=None if use is None else use.standard,
         combine=CombineRule(combine) if combine else _combine_of(use),
-        uncertainty=settings_uncertainty,
+        uncertainty=stated,
+        edge_stated=edge_stated,
+        polarity=polarity,
         calibration=calibration,
         not_inspected=tuple(not_inspected),
     )

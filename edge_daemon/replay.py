@@ -23,7 +23,15 @@ from .records import Outcome
 __all__ = ["Replayed", "changed_recipe", "replay"]
 
 #: What the judge decided and measured; everything else in a record is circumstance.
-_JUDGED_KEYS = ("defects", "types", "message", "advisory")
+_JUDGED_KEYS = ("defects", "types", "message", "advisory", "not_inspected", "working")
+
+#: What kept a part from being judged, or made its frame doubtful: judging that frame again would prove nothing.
+_CIRCUMSTANCES = frozenset(
+    {
+        "BUSY", "CAMERA", "GRAB_TIMEOUT", "FRAME_BROKEN", "FRAME_LOST", "FROZEN", "WRONG_SIZE", "LOST", "STOPPING",
+        "RECIPE", "STORAGE", "INTERRUPTED", "BUG", "CALIBRATION_EXPIRED", "CALIBRATION_NOT_YET_VALID",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +74,35 @@ def replay(station: Station, records: Iterable[StoredRecord]) -> Iterator[Replay
 
 
 def _replayed(station: Station, record: StoredRecord) -> Replayed:
+    try:
+        return _judged_again(station, record)
+    except (EdgeError, KeyError, TypeError, ValueError) as error:
+        # One record that cannot be read must not keep the others from being judged.
+        return Replayed(record, record.outcome, None, False, f"cannot be judged again: {error}")
+
+
+def _judged_again(station: Station, record: StoredRecord) -> Replayed:
     stored = record.document
     before = Outcome(stored.get("judged", stored["outcome"]))
+    codes = {reason["code"] for reason in stored.get("reasons", ())}
+    if before is Outcome.NOT_EVALUABLE and codes & _CIRCUMSTANCES:
+        return Replayed(record, before, None, False, f"was not judged then: {', '.join(sorted(codes))}")
+    expired = station.refusal(record.trigger_utc)
+    if expired is not None:
+        return Replayed(record, before, None, False, expired.text)
     frame = None if record.pictures is None else Path(record.pictures) / "frame.png"
     if frame is None or not frame.is_file():
         return Replayed(record, before, None, False, "its frame was not kept")
-    try:
-        inspection = station.inspect(load_picture(frame).pixels)
-    except EdgeError as error:
-        return Replayed(record, before, None, False, str(error))
+    inspection = station.inspect(load_picture(frame).pixels)
     document = document_of(
         station, inspection, record_id=record.record_id, image=stored.get("image"), image_sha256=None
     )
     document = json.loads(json.dumps(document))  # as it would have been stored
     after = inspection.verdict.outcome
-    identical = after is before and all(stored.get(key) == document[key] for key in _JUDGED_KEYS)
-    return Replayed(record, before, after, identical, _why(stored, document), document)
+    same = all(stored.get(key) == document[key] for key in _JUDGED_KEYS)
+    if stored["outcome"] == str(before):  # else the stored reasons are the gate's
+        same = same and stored.get("reasons") == document["reasons"]
+    return Replayed(record, before, after, after is before and same, _why(stored, document), document)
 
 
 def _why(stored: dict[str, Any], document: dict[str, Any]) -> str:

@@ -142,7 +142,9 @@ def open_station(args: argparse.Namespace) -> Station:
     from ..segment.bundle import load
     from ..segment.registry import open_engine
 
-    asked = {"--standard": args.standard, "--metal": args.metal, "--thickness": args.thickness, "--grade": args.grade}
+    asked = {"--standard": args.standard, "--metal": args.metal, "--thickness": args.thickness, "--grade": args.grade,
+             "--process": args.process, "--form": args.form, "--energy": args.energy,
+             "--require-verified": args.require_verified or None}  # fmt: skip
     if args.recipe and any(value is not None for value in asked.values()):
         named = next(option for option, value in asked.items() if value is not None)
         raise UsageError(f"--recipe and {named} do not go together", hint="the recipe names its standard itself")

@@ -341,8 +341,10 @@ def _contour_ferets_mm(
     points, owners = [], []
     for side in steps:
         there = shares.beside(side)
-        crossing = np.flatnonzero(inside & (there < _CONTOUR_LEVEL))
-        share = _crossing(here[crossing], there[crossing])
+        # A neighbour as likely that is not marked belongs to something else: this indication ends at the pixel's edge.
+        foreign = ~marked[at + steps[side]] & (there >= _CONTOUR_LEVEL)
+        crossing = np.flatnonzero(inside & ((there < _CONTOUR_LEVEL) | foreign))
+        share = np.where(foreign[crossing], 0.5, _crossing(here[crossing], np.minimum(there[crossing], 0.5 - 1e-12)))
         towards = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[side]
         points.append(places[crossing] + share[:, None] * towards)
         owners.append(owner[crossing])

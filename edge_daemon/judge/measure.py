@@ -304,6 +304,7 @@ def measure(
     min_indication_mm: Mapping[str, float] | None = None,
     uncertainty: Uncertainty = Uncertainty(),
     spacing: Collection[str] = (),
+    least_share: float = 0.0,
 ) -> Measurement:
     """Measure everything that is marked.
 
@@ -318,6 +319,7 @@ def measure(
     min_indication_mm : cut-off per type; smaller indications are listed, not counted.
     uncertainty : what adds to the scale's uncertainty.
     spacing : the types whose smallest gap is wanted.
+    least_share : windows of which less belongs to ``region`` are left out, unless none has as much.
 
     Raises RuleError for a label without a name, a shape that does not match, or coverage outside [0, 1].
     Does not cover: a scale that varies over the image, tilt, temperature.
@@ -339,7 +341,7 @@ def measure(
             raise RuleError("region must be a bool image with at least one pixel of the part")
         labels = np.where(region, labels, 0).astype(np.uint8)
     height, width = labels.shape
-    area = None if region is None else RegionArea(region)
+    area = None if region is None else RegionArea(region, least_share)
     at, values = marked_pixels(labels)
     types = {}
     for label in np.flatnonzero(np.bincount(values, minlength=1)).tolist():

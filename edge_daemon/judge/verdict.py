@@ -152,7 +152,8 @@ class Comparison:
 class TypeVerdict:
     """The verdict on one type. severity: interpolated level; severity_level: the smallest level the part would meet;
     both None where no graded reference was given, or where the part is worse than the worst plate. zone: of the part,
-    "" for the part as a whole or the rest of it."""
+    "" for the part as a whole or the rest of it. severity_high: the severity with the guard band added to every value;
+    None where even that, or the severity, is worse than the worst plate."""
 
     type: str
     label: int
@@ -164,6 +165,7 @@ class TypeVerdict:
     severity: float | None = None
     severity_level: int | None = None
     zone: str = ""
+    severity_high: float | None = None
 
     @property
     def ranked(self) -> tuple[Comparison, ...]:
@@ -297,6 +299,8 @@ def _comparisons(found: TypeMeasurement, limits: Limits, rule: Rule) -> tuple[Co
         compared.append(_compare("max_size_mm", None, found.max_size_mm, limits.max_size_mm, rule))
     elif ("max_size_mm", None) in limits.dropped:
         compared.append(_weak("max_size_mm", None, found.max_size_mm, limits, rule))
+    else:
+        raise RuleError(f"{rule.type}: the size of the reference was not measured")
     if rule.compare_spacing:
         dropped = limits.dropped.get(("min_gap_mm", None))
         if found.min_gap_mm is None or (limits.min_gap_mm is None and dropped is None):
@@ -321,7 +325,9 @@ def _weakened(one: Comparison) -> Comparison:
     return replace(one, outcome=outcome, firm=False)
 
 
-def _severity(found: TypeMeasurement, rule: Rule, levels: Mapping[int, Limits]) -> tuple[float | None, int | None]:
+def _severity(
+    found: TypeMeasurement, rule: Rule, levels: Mapping[int, Limits], *, guarded: bool = False
+) -> tuple[float | None, int | None]:
     """(interpolated, smallest level met) over the graded limits; (0.0, 1) for a part without the type.
 
     A level is met when every deciding value lies at or below that level's limit (tolerance and guard do not enter: this
@@ -333,7 +339,7 @@ def _severity(found: TypeMeasurement, rule: Rule, levels: Mapping[int, Limits]) 
     ordered = sorted(levels)
     # Limits may only grow with the level (judging: running maximum).
     worst = 0.0
-    for index, probe in enumerate(_deciding_values(found, rule)):
+    for index, probe in enumerate(_deciding_values(found, rule, guarded)):
         value, previous_limit, previous_level = probe, 0.0, 0
         ceiling = 0.0
         for level in ordered:
@@ -356,13 +362,18 @@ def _closeness(gap_mm: float | None) -> float | None:
     return None if gap_mm is None else (1.0 / gap_mm if gap_mm > 0 else inf)
 
 
-def _deciding_values(found: TypeMeasurement, rule: Rule) -> list[float]:
-    values = [window.area_pct.value for window in found.windows]
+def _deciding_values(found: TypeMeasurement, rule: Rule, guarded: bool) -> list[float]:
+    band = rule.guard * _COVERAGE_FACTOR if guarded else 0.0
+
+    def high(value: Value) -> float:
+        return value.value + band * value.u
+
+    values = [high(window.area_pct) for window in found.windows]
     if rule.compare_count:
         values += [window.count.value for window in found.windows]
     if rule.compare_spacing and found.min_gap_mm is not None:
-        values.append(_closeness(found.min_gap_mm.value) or 0.0)
-    return [*values, found.max_size_mm.value]
+        values.append(_closeness(max(found.min_gap_mm.value - band * found.min_gap_mm.u, 0.0)) or 0.0)
+    return [*values, high(found.max_size_mm)]
 
 
 def _deciding_limits(limits: Limits, found: TypeMeasurement, rule: Rule) -> list[float | None]:
@@ -385,6 +396,7 @@ def _type_verdict(
     comparisons: tuple[Comparison, ...] = ()
     severity: float | None = None
     severity_level: int | None = None
+    severity_high: float | None = None
 
     def refuse(code: str, text: str) -> Outcome:
         reasons.append(Reason(code, f"{rule.type}: {text}"))
@@ -392,9 +404,10 @@ def _type_verdict(
 
     def against(plate: Limits) -> Outcome:
         """Compare with the reference; a plate whose area says nothing decides nothing."""
-        nonlocal comparisons, severity, severity_level
+        nonlocal comparisons, severity, severity_level, severity_high
         comparisons = _comparisons(found, plate, rule)
         severity, severity_level = _severity(found, rule, levels)
+        severity_high, _ = _severity(found, rule, levels, guarded=True)
         if not any(one.metric == "area_pct" and one.firm for one in comparisons):
             return refuse("REFERENCE_BENT", "the areas of this plate are not in order with those of its neighbours")
         return Outcome.worst([one.outcome for one in comparisons if one.decides])
@@ -443,8 +456,9 @@ def _type_verdict(
     elif outcome is Outcome.INCONCLUSIVE and found.type != UNKNOWN_TYPE:
         reasons.extend(_near_limit(rule, one) for one in comparisons if one.decides and one.outcome is outcome)
     return TypeVerdict(
-        rule.type, found.label, rule, outcome, tuple(reasons), comparisons, found, severity, severity_level
-    )
+        rule.type, found.label, rule, outcome, tuple(reasons), comparisons, found, severity, severity_level,
+        severity_high=severity_high,
+    )  # fmt: skip
 
 
 _UNIT = {"area_pct": "%", "count": "", "max_size_mm": " mm", "min_gap_mm": " mm"}
@@ -512,10 +526,10 @@ def judge(
     if not rules:
         outcomes.append(Outcome.NOT_EVALUABLE)
         reasons.append(Reason("NO_RULE", "no recipe and no standard was given, so nothing says what is allowed"))
-    if combine is CombineRule.CO_MAX_FAILS and len(at_most := _at_their_most(verdicts)) > 1:
-        outcomes.append(Outcome.FAIL)
-        text = f"{', '.join(at_most)}: each at its greatest permitted level; together they are not permitted"
-        reasons.append(Reason("CO_MAX", text))
+    together = _together(verdicts) if combine is CombineRule.CO_MAX_FAILS else None
+    if together is not None:
+        outcomes.append(together[0])
+        reasons.append(together[1])
     for one in sorted(verdicts, key=lambda verdict: -verdict.outcome.rank):
         reasons.extend(one.reasons)
     if zone:
@@ -524,24 +538,41 @@ def judge(
     return Verdict(Outcome.worst(outcomes), tuple(reasons), tuple(verdicts), any(rule.advisory for rule in rules))
 
 
-def combined(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of a part made of zones: the worst of them, with the reasons of the worst first."""
+def combined(verdicts: Sequence[Verdict], combine: CombineRule = CombineRule.ANY_FAILS) -> Verdict:
+    """The verdict of a part made of zones: the worst of them, with the reasons of the worst first; and what the types
+    of all zones mean together."""
+    types = tuple(one for verdict in verdicts for one in verdict.types)
+    together = _together(types) if combine is CombineRule.CO_MAX_FAILS else None
+    if together is not None:
+        verdicts = [*verdicts, Verdict(together[0], (together[1],), ())]
     ordered = sorted(verdicts, key=lambda one: -one.outcome.rank)
     return Verdict(
         Outcome.worst([one.outcome for one in verdicts]),
         tuple(dict.fromkeys(reason for one in ordered for reason in one.reasons)),
-        tuple(one for verdict in verdicts for one in verdict.types),
+        types,
         any(one.advisory for one in verdicts),
     )
 
 
-def _at_their_most(verdicts: Sequence[TypeVerdict]) -> list[str]:
-    """Types that are found and meet their own level but not the one below; an ungraded one counts as such."""
-    return [
-        one.type
-        for one in verdicts
-        if one.rule.kind is RuleKind.LEVEL
-        and one.outcome is not Outcome.NOT_EVALUABLE
-        and any(indication.counted for indication in one.measurement.indications)
-        and (one.severity is None or one.rule.level is None or one.severity > one.rule.level - 1)
-    ]
+def _together(verdicts: Sequence[TypeVerdict]) -> tuple[Outcome, Reason] | None:
+    """ASTM E802 8.4: two or more types that are each at their greatest permitted level, wherever on the part.
+
+    A type is there when it meets its own level and not the one below; within its guard band it may be, and one without
+    graded plates counts as being there. FAIL where at least two are, INCONCLUSIVE where two may be.
+    """
+    surely, perhaps = set(), set()
+    for one in verdicts:
+        level = one.rule.level
+        found = any(indication.counted for indication in one.measurement.indications)
+        if one.rule.kind is not RuleKind.LEVEL or one.outcome is Outcome.NOT_EVALUABLE or not found:
+            continue
+        if level is None or one.severity is None or one.severity > level - 1:
+            surely.add(one.type)
+        if level is None or one.severity_high is None or one.severity_high > level - 1:
+            perhaps.add(one.type)
+    names, outcome = (surely, Outcome.FAIL) if len(surely) > 1 else (surely | perhaps, Outcome.INCONCLUSIVE)
+    if len(names) < 2:
+        return None
+    sure = "" if outcome is Outcome.FAIL else "within its uncertainty "
+    text = f"{', '.join(sorted(names))}: each {sure}at its greatest permitted level; together they are not permitted"
+    return outcome, Reason("CO_MAX", text)

@@ -60,10 +60,26 @@ def _rectangles(
 
 
 class RegionArea:
-    """How many pixels of the part lie in a rectangle. region: bool (H, W). Made once, used for every type and side."""
+    """How many pixels of the part lie in a rectangle. region: bool (H, W). Made once, used for every type and side.
 
-    def __init__(self, region: NDArray[np.bool_]) -> None:
+    least_share: windows of which less than this share belongs to the part are left out, unless none has as much; the
+    share of a window that holds two pixels of the part says nothing.
+    """
+
+    def __init__(self, region: NDArray[np.bool_], least_share: float = 0.0) -> None:
         self.table = _integral(np.ascontiguousarray(region).view(np.uint8))
+        self._least_share = least_share
+        self._least: dict[tuple[int, int], int] = {}
+
+    def least_px(self, w: int, h: int) -> int:
+        """Pixels of the part that a window of this size must hold to count, at least 1."""
+        if self._least_share <= 0.0:
+            return 1
+        if (w, h) not in self._least:
+            table = self.table
+            most = int((table[h:, w:] - table[:-h, w:] - table[h:, :-w] + table[:-h, :-w]).max())
+            self._least[w, h] = max(1, min(int(np.ceil(self._least_share * w * h)), most))
+        return self._least[w, h]
 
     def inside(self, x: int, y: int, w: int, h: int) -> int:
         """Pixels of the part in the window whose top-left corner is (x, y)."""
@@ -168,8 +184,7 @@ class WindowScan:
         # All windows of a block share the pixels from its last position to the end of its first window.
         last_y, last_x = np.minimum(rows * b + b, window.ny) - 1, np.minimum(columns * b + b, window.nx) - 1
         shared = _rectangles(area.table, last_y, rows * b + window.h, last_x, columns * b + window.w)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scores = np.where(shared > 0, sums / shared, np.inf)
+        scores = sums / np.maximum(shared, area.least_px(window.w, window.h))
         return np.where(sums > 0, np.minimum(scores, full / (window.w * window.h)), 0.0)
 
     def _block_sums(self, b: int) -> NDArray[Any]:
@@ -208,8 +223,8 @@ class WindowScan:
         if area is not None:
             part = area.table[top : bottom + h, left : right + w]
             pixels = part[h:, w:] - part[:-h, w:] - part[h:, :-w] + part[:-h, :-w]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                sums = np.where(pixels > 0, sums / pixels, 0.0)
+            counts = pixels >= area.least_px(w, h)
+            sums = np.where(counts, sums / np.maximum(pixels, 1), 0.0)
         y, x = divmod(int(sums.argmax()), nx)
         return float(sums[y, x]), (left + x, top + y)
 

@@ -14,7 +14,42 @@ from numpy.typing import NDArray
 from .indications import find_marks
 from .measure import Scale
 
-__all__ = ["polygon_mask", "zone_region"]
+__all__ = ["is_simple", "polygon_mask", "zone_region"]
+
+
+def is_simple(polygon: Sequence[tuple[float, float]]) -> bool:
+    """Whether a polygon has an area and no two of its edges cross or touch, neighbours at their corner aside."""
+    count = len(polygon)
+    edges = [(polygon[one], polygon[(one + 1) % count]) for one in range(count)]
+    area = sum(a[0] * b[1] - b[0] * a[1] for a, b in edges)
+    if abs(area) < 1e-9 or any(a == b for a, b in edges):
+        return False
+    for one in range(count):
+        for other in range(one + 2, count):
+            if (other + 1) % count != one and _touch(*edges[one], *edges[other]):
+                return False
+    return True
+
+
+Point = tuple[float, float]
+
+
+def _side(a: Point, b: Point, c: Point) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _touch(a: Point, b: Point, c: Point, d: Point) -> bool:
+    """Whether two segments share a point."""
+
+    def on(p: Point, q: Point, r: Point) -> bool:
+        return min(p[0], q[0]) <= r[0] <= max(p[0], q[0]) and min(p[1], q[1]) <= r[1] <= max(p[1], q[1])
+
+    s1, s2, s3, s4 = _side(a, b, c), _side(a, b, d), _side(c, d, a), _side(c, d, b)
+    if s1 * s2 < 0 and s3 * s4 < 0:
+        return True
+    return (
+        (s1 == 0 and on(a, b, c)) or (s2 == 0 and on(a, b, d)) or (s3 == 0 and on(c, d, a)) or (s4 == 0 and on(c, d, b))
+    )
 
 
 def polygon_mask(

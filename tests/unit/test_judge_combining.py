@@ -104,9 +104,8 @@ def test_spacing_that_was_not_measured_is_an_error_not_a_pass() -> None:
 
 def test_a_metric_the_plate_dropped_is_not_compared_and_one_without_areas_decides_nothing() -> None:
     part = measure(dots((5, 5, 1)), None, NAMES, SCALE, {"gas_hole": (SIDE_MM,)})
-    no_size = judge(part, [rule()], {"gas_hole": limits(50.0, None)})
-    assert no_size.outcome is Outcome.PASS
-    assert {one.metric for one in no_size.types[0].comparisons} == {"area_pct", "count"}
+    with pytest.raises(RuleError, match="size of the reference was not measured"):
+        judge(part, [rule()], {"gas_hole": limits(50.0, None)})
     for labels in (dots((5, 5, 1)), dots()):
         part = measure(labels, None, NAMES, SCALE, {"gas_hole": (SIDE_MM,)})
         bent = judge(part, [rule()], {"gas_hole": limits(None)})
@@ -153,6 +152,30 @@ def test_two_types_at_their_greatest_level_fail_together(pores: int, cracks: int
     assert together.outcome is outcome
     assert ("CO_MAX" in [reason.code for reason in together.reasons]) == (outcome is Outcome.FAIL)
     assert judge(part, rules, plates, levels=levels).outcome is Outcome.PASS
+
+
+def test_types_at_their_greatest_level_in_different_zones_fail_together_too() -> None:
+    levels = dict.fromkeys(NAMES, LEVELS)
+    verdicts = []
+    for zone, name, label in (("a", "gas_hole", 1), ("b", "crack", 2)):
+        part = measure(dots(*[(5 + i, 5, label) for i in range(3)]), None, NAMES, SCALE, {name: (SIDE_MM,)})
+        verdicts.append(judge(part, [rule(name)], {name: LEVELS[3]}, levels=levels, zone=zone))
+    assert combined(verdicts).outcome is Outcome.PASS
+    together = combined(verdicts, CombineRule.CO_MAX_FAILS)
+    assert together.outcome is Outcome.FAIL
+    assert together.reasons[0].code == "CO_MAX"
+
+
+def test_within_the_guard_band_two_types_may_be_at_their_greatest_level() -> None:
+    """Two pixels each: level 2 exactly, and with U perhaps more: nobody can say that they are not both at 3."""
+    places = [(5 + i, 5, 1) for i in range(2)] + [(25 + i, 25, 2) for i in range(2)]
+    scale = Scale(0.1, 0.1, 0.0005)
+    part = measure(dots(*places), None, NAMES, scale, dict.fromkeys(NAMES, (SIDE_MM,)))
+    rules = [replace(rule(name), guard=1.0) for name in NAMES]
+    verdict = judge(part, rules, dict.fromkeys(NAMES, LEVELS[3]), levels=dict.fromkeys(NAMES, LEVELS),
+                    combine=CombineRule.CO_MAX_FAILS)  # fmt: skip
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert [reason.code for reason in verdict.reasons] == ["CO_MAX"]
 
 
 # ---------------------------------------------------------------- probability and budget

@@ -73,7 +73,7 @@ def naive_contour_points(own: list[Point], coverage: NDArray[Any]) -> list[tuple
     distances from one half, u : (1 - u) and v : (1 - v), the way is divided at e in both cases.
     """
     height, width = coverage.shape
-    points = []
+    points, mine = [], set(own)
     for y, x in own:
         here = float(coverage[y, x])
         if here < 0.5:
@@ -81,6 +81,8 @@ def naive_contour_points(own: list[Point], coverage: NDArray[Any]) -> list[tuple
         for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
             ny, nx = y + dy, x + dx
             there = float(coverage[ny, nx]) if 0 <= ny < height and 0 <= nx < width else 0.0
+            if there >= 0.5 and (ny, nx) not in mine:
+                points.append((y + 0.5 * dy, x + 0.5 * dx))  # something else begins at the pixel's edge
             if there < 0.5:
                 inner, outer = (here - 0.5) / (1.5 - here), (0.5 - there) / (0.5 + there)
                 share = inner / (inner + outer)

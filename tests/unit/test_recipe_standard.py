@@ -82,6 +82,8 @@ def test_a_row_whose_reference_set_is_not_here_cannot_pass_what_is_found(tmp_pat
         ('grade = "C"', 'grede = "C"', "grede: is not a known key"),
         ('process = "casting"', 'process = "casting"\n[[rule]]\ntype = "crack"\nkind = "UNLIMITED"',
          "crack has a row in house-demo already"),
+        ('thickness = "1/4 in"', 'thickness = "1/4 in"\nothers = "UNLIMITED"', "others: does not go with .standard."),
+        ('process = "casting"', 'process = "casting"\nform = "film"', "asks for film sets"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_table_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -121,8 +123,12 @@ def test_a_type_no_engine_looks_for_must_be_named(tmp_path: Path, engine: Engine
     text = DEMO + '\n[[rule]]\ntype = "scratches"\nkind = "NONE_PERMITTED"\n'
     with pytest.raises(ConfigError, match="scratches"):
         prepare_station(engine, load_recipe(written(tmp_path, text)))
-    named = 'not_inspected = ["scratches"]\n' + text
-    station = prepare_station(engine, load_recipe(written(tmp_path, named)))
+    named = 'not_inspected = ["scratches"]\n'
+    with pytest.raises(ConfigError, match="has a rule and stands in not_inspected"):
+        load_recipe(written(tmp_path, named + text))
+    with pytest.raises(ConfigError, match="crack stands in not_inspected, but castings-xray looks for it"):
+        prepare_station(engine, load_recipe(written(tmp_path, 'not_inspected = ["crack"]\n' + DEMO)))
+    station = prepare_station(engine, load_recipe(written(tmp_path, named + DEMO)))
     inspection = station.inspect_labels(np.zeros((64, 64), np.uint8))
     document = document_of(station, inspection, record_id="r", image=None, image_sha256=None)
     assert document["not_inspected"] == ["scratches"]
@@ -275,3 +281,79 @@ def test_the_exact_masks_may_stand_in_for_the_engine(tmp_path: Path, engine: Eng
     direct = measure_limits(None, reference, windows_mm=(12.7, 25.4)).limits()[5]
     assert exact.area_pct == direct.area_pct
     assert exact != looked
+
+
+# ---------------------------------------------------------------- what must not loosen anything
+
+
+def test_a_zone_has_the_parts_own_rules_unless_it_has_its_own(tmp_path: Path, engine: Engine) -> None:
+    text = ZONES.replace("others =", "#").replace(
+        "[[zone]]", '[[rule]]\ntype = "crack"\nkind = "NONE_PERMITTED"\n\n[[zone]]', 1
+    )
+    text = 'others = "UNLIMITED"\n' + text
+    station = prepare_station(engine, load_recipe(written(tmp_path, text)))
+    crack = engine.bundle.types.index("crack") + 1
+    for first in (10, 300):
+        assert station.inspect_labels(bar(first, first + 9, crack)).verdict.outcome is Outcome.FAIL
+    assert station.inspect_labels(bar(10, 19)).verdict.outcome is Outcome.FAIL, "0.5 mm, the zone's own"
+    assert station.inspect_labels(bar(300, 309)).verdict.outcome is Outcome.PASS
+
+
+def test_a_pore_across_a_zones_border_is_no_window_full_of_defect(tmp_path: Path, engine: Engine) -> None:
+    """Windows that hold hardly anything of the zone say nothing about it."""
+    text = ZONES.split("[[rule]]")[0] + (
+        '[[rule]]\ntype = "gas_hole"\nkind = "AREA_PCT"\nlimit = 1.0\nwindows = ["5 mm"]\nguard = 0.0\n'
+    )
+    station = prepare_station(engine, load_recipe(written(tmp_path, text)))
+    verdict = station.inspect_labels(bar(98, 101)).verdict
+    assert verdict.outcome is Outcome.PASS
+    for one in verdict.types:
+        assert all(window.area_pct.value < 0.5 for window in one.measurement.windows)
+
+
+def test_a_plate_is_for_its_own_thickness_or_the_range_that_is_stated(tmp_path: Path) -> None:
+    thick = DEMO.replace('thickness = "6.35 mm"', 'thickness = "19.05 mm"')
+    assert thick != DEMO
+    with pytest.raises(ConfigError, match=r"is a plate of 6\.35 mm, the part has 19\.05 mm"):
+        load_recipe(written(tmp_path, thick))
+    stated = thick.replace("level = 5", 'level = 5\nfor_thickness = ["0 mm", "12.7 mm"]')
+    with pytest.raises(ConfigError, match=r"does not hold the part's 19\.05 mm"):
+        load_recipe(written(tmp_path, stated))
+    assert load_recipe(written(tmp_path, stated.replace('"19.05 mm"', '"12.7 mm"'))).references
+
+
+def test_a_stated_repeatability_leaves_the_certified_edges(tmp_path: Path, engine: Engine) -> None:
+    text = DEMO.split("[[rule]]")[0] + '[uncertainty]\nrepeat_length = "0.01 mm"\n'
+    station = prepare_station(engine, load_recipe(written(tmp_path, text)))
+    assert station.uncertainty.repeat_length_mm == 0.01
+    certified = engine.bundle.edge_px("gas_porosity_round")
+    assert certified is not None
+    assert station.uncertainty.for_type("gas_porosity_round").edge_mm == pytest.approx(0.1 * certified[1])
+
+
+def test_limits_from_masks_do_not_cancel_the_engines_bias(tmp_path: Path, engine: Engine) -> None:
+    by_masks = DEMO.replace("level = 5", 'level = 5\nreference_from = "masks"')
+    station = prepare_station(engine, load_recipe(written(tmp_path, by_masks)))
+    bias, spread = engine.bundle.edge_px("gas_porosity_round") or (0.0, 0.0)
+    assert station.uncertainty.for_type("gas_porosity_round").edge_mm == pytest.approx(0.1 * np.hypot(bias, spread))
+
+
+def test_another_polarity_than_the_engines_is_refused(tmp_path: Path, engine: Engine) -> None:
+    station = prepare_station(engine, load_recipe(written(tmp_path, 'polarity = "dark_void"\n' + DEMO)))
+    verdict = station.inspect(conveyor_part(970_013, "sound").pixels).verdict
+    assert verdict.outcome is Outcome.NOT_EVALUABLE
+    assert verdict.reasons[0].code == "GATE_POLARITY"
+
+
+@pytest.mark.parametrize(
+    "corners",
+    [
+        '[["0 mm", "0 mm"], ["10 mm", "10 mm"], ["10 mm", "0 mm"], ["0 mm", "10 mm"]]',
+        '[["0 mm", "0 mm"], ["10 mm", "0 mm"], ["20 mm", "0 mm"]]',
+    ],
+)
+def test_a_polygon_that_crosses_itself_or_has_no_area_is_refused(tmp_path: Path, corners: str) -> None:
+    head, tail = ZONES.split("polygon = ")
+    text = head + "polygon = " + corners + "\n" + tail.split("\n", 1)[1]
+    with pytest.raises(ConfigError, match="polygon: crosses itself or has no area"):
+        load_recipe(written(tmp_path, text))
