@@ -344,11 +344,17 @@ def prepare_station(
         zones=tuple(zones[:-1]),
         combine=recipe.combine,
         uncertainty=uncertainty,
-        not_inspected=recipe.not_inspected,
+        not_inspected=_not_inspected(engine, recipe),
         calibration=calibration,
         polarity=recipe.polarity,
         zone_references={zone.name: zone.references for zone in recipe.zones},
     )
+
+
+def _not_inspected(engine: Engine, recipe: Recipe) -> tuple[str, ...]:
+    """What the recipe says, and every word of its table this engine has no eye for: a PASS does not speak of it."""
+    words = () if recipe.standard is None or recipe.metal is None else recipe.standard.discontinuities(recipe.metal)
+    return tuple(dict.fromkeys((*recipe.not_inspected, *(one for one in words if one not in engine.bundle.types))))
 
 
 def _certified(

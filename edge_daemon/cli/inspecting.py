@@ -151,7 +151,12 @@ def open_station(args: argparse.Namespace) -> Station:
     recipe = load_recipe(args.recipe) if args.recipe else None
     if args.mm_per_px_u is not None and args.mm_per_px is None:
         raise UsageError("--mm-per-px-u without --mm-per-px", hint="give the scale and its uncertainty together")
-    scale = Scale(args.mm_per_px, args.mm_per_px, args.mm_per_px_u or 0.0) if args.mm_per_px else None
+    scale = None
+    if args.mm_per_px:
+        # Another scale without its own uncertainty is known as well, relatively, as the recipe's.
+        kept = recipe.scale.relative_u * args.mm_per_px if recipe is not None else 0.0
+        u_mm_per_px = kept if args.mm_per_px_u is None else args.mm_per_px_u
+        scale = Scale(args.mm_per_px, args.mm_per_px, u_mm_per_px)
     if args.engine is None and recipe is not None:
         folder = engine_folder(recipe.engine, recipe.engine_base)
     else:

@@ -444,7 +444,7 @@ def _type_verdict(
         )
         outcome = Outcome.worst([one.outcome for one in comparisons])
     elif rule.kind is RuleKind.NO_REFERENCE:
-        outcome = refuse("NO_REFERENCE", "found, and the standard gives no reference image for it")
+        outcome = refuse("NO_REFERENCE", "found, and there is no reference image for it here")
     elif rule.kind is RuleKind.NOT_APPLICABLE:
         outcome = refuse("NOT_APPLICABLE", "found, although the standard calls it not applicable here")
     elif rule.kind is RuleKind.DRAWING:

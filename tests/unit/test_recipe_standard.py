@@ -357,3 +357,10 @@ def test_a_polygon_that_crosses_itself_or_has_no_area_is_refused(tmp_path: Path,
     text = head + "polygon = " + corners + "\n" + tail.split("\n", 1)[1]
     with pytest.raises(ConfigError, match="polygon: crosses itself or has no area"):
         load_recipe(written(tmp_path, text))
+
+
+def test_a_record_names_every_word_of_the_table_that_nobody_looked_for(tmp_path: Path, engine: Engine) -> None:
+    """The table forbids hot tears; no engine of ours sees them, so a PASS does not speak of them."""
+    station = prepare_station(engine, load_recipe(written(tmp_path, BY_TABLE)))
+    assert "hot_tear" in station.not_inspected
+    assert not set(station.not_inspected) & set(engine.bundle.types)
