@@ -47,12 +47,15 @@ _INCURABLE = {"ENGINE_STALLED": 3, "THREAD_DEAD": 70, "DISPATCH_BUG": 70, "STORE
 _INCURABLE_S = 5.0
 
 
-def build_station(config: DaemonConfig) -> Station:
-    """Load recipe, engine and references, and measure the limits; nothing is returned that was not verified."""
+def build_station(config: DaemonConfig, *, cache: Path | None = None) -> Station:
+    """Load recipe, engine and references, and measure the limits; nothing is returned that was not verified.
+
+    cache: folder for the measured limits; None measures them now and leaves nothing behind.
+    """
     recipe = load_recipe(config.recipe)
     bundle = load(engine_folder(recipe.engine, recipe.engine_base))
     engine = open_engine(bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache)
-    return prepare_station(engine, recipe, config=config.sha256, cache=config.engine.cache)
+    return prepare_station(engine, recipe, config=config.sha256, cache=cache)
 
 
 class Daemon:
@@ -85,7 +88,7 @@ class Daemon:
         try:
             self._bank.check_writable()
             self._metrics = Metrics(config.station, deadline_s=config.line.options.deadline_s)
-            station = build_station(config)
+            station = build_station(config, cache=config.engine.cache)
             self._metrics.engine(station.engine.name, station.seals.engine, station.engine.backend)
             camera = make_camera(config.camera.kind, config.camera.options)
             policy = CapturePolicy(frozen_after=config.camera.frozen_after, expect_px=config.camera.size_px)
@@ -277,7 +280,7 @@ class Daemon:
                 log("reload", "of this file only the recipe changes now; everything else waits for a restart")
             # The seal in the records stays that of the config in force.
             config = replace(self._config, recipe=found.recipe)
-            station = build_station(config)
+            station = build_station(config, cache=config.engine.cache)
             self._pipeline.use_station(station)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the new recipe, the old one serves
             code = error.code if isinstance(error, EdgeError) else "BUG"
