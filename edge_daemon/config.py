@@ -89,12 +89,14 @@ class WatchConfig:
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """Everything ``edge-daemon run`` needs. sha256: of the file as read. recipe_number: what the PLC calls this recipe;
-    a part triggered with another number is not evaluable. None: the PLC's number is ignored."""
+    a part triggered with another number is not evaluable. None: the PLC's number is ignored. require_verified: this
+    site judges by nothing that a second person has not verified."""
 
     path: Path
     station: str
     recipe: Path
     recipe_number: int | None
+    require_verified: bool
     camera: CameraConfig
     engine: EngineConfig
     line: LineConfig
@@ -247,6 +249,7 @@ def load_config(path: Path) -> DaemonConfig:
     station = station_table.text("name")
     recipe = station_table.file("recipe")
     recipe_number = station_table.integer("recipe_number", None, low=0, high=0xFFFF)
+    require_verified = station_table.flag("require_verified", False)
     line = _line(line_table)
     camera = _camera(camera_table, line.options.deadline_s)
     engine_table = settings.table("engine", required=False) or Settings(path, "", {})
@@ -282,5 +285,16 @@ def load_config(path: Path) -> DaemonConfig:
         if table is not None:
             table.close()
     return DaemonConfig(
-        path, station, recipe, recipe_number, camera, engine, line, mqtt, memory, watch, settings.sha256
+        path,
+        station,
+        recipe,
+        recipe_number,
+        require_verified,
+        camera,
+        engine,
+        line,
+        mqtt,
+        memory,
+        watch,
+        settings.sha256,
     )

@@ -21,7 +21,7 @@ from . import __version__, notify
 from .capture import CapturePolicy, ReconnectingCamera, make_camera
 from .config import DaemonConfig, load_config
 from .dispatch import Dispatcher
-from .errors import EdgeError, StorageError
+from .errors import ConfigError, EdgeError, StorageError
 from .inspection import Station, prepare_station
 from .logs import log
 from .memory import MemoryBank
@@ -53,6 +53,14 @@ def build_station(config: DaemonConfig, *, cache: Path | None = None) -> Station
     cache: folder for the measured limits; None measures them now and leaves nothing behind.
     """
     recipe = load_recipe(config.recipe)
+    if config.require_verified:
+        unverified = [rule.row_id for zone in recipe.zones for rule in zone.rules if rule.advisory]
+        if unverified:
+            raise ConfigError(
+                f"{config.path}: [station] require_verified: {unverified[0]} of {config.recipe} is not verified"
+                + (f", nor are {len(unverified) - 1} others" if len(unverified) > 1 else ""),
+                hint="edge-daemon standards verify ROW --by NAME, by a second person; a demonstration never is",
+            )
     bundle = load(engine_folder(recipe.engine, recipe.engine_base))
     engine = open_engine(bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache)
     return prepare_station(engine, recipe, config=config.sha256, cache=cache)

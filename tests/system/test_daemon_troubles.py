@@ -166,6 +166,13 @@ def test_a_rule_for_a_type_the_engine_cannot_name_is_an_error_at_start(rig: Rig)
         Daemon(load_config(rig.config_path)).run()
 
 
+def test_a_site_that_demands_verified_rows_does_not_start_with_others(rig: Rig) -> None:
+    rig.config_path.write_text(rig.config_path.read_text().replace("[station]", "[station]\nrequire_verified = true"))
+    assert "verified = false" in RECIPE
+    with pytest.raises(ConfigError, match=r"require_verified: .*gas_porosity_round .* is not verified"):
+        Daemon(load_config(rig.config_path)).run()
+
+
 def test_a_start_that_fails_leaves_no_line_process(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(self: Pipeline) -> None:
         raise EngineError("the engine answered NaN")
