@@ -13,7 +13,8 @@ TEST_ARGS ?=
 
 # What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus gir1.2-aravis-0.8 libgirepository1.0-dev \
-	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils
+	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
+	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1
 
 .PHONY: demo soak test bench study wheel lint clean system-packages
 .DEFAULT_GOAL := demo
@@ -31,8 +32,8 @@ $(VENV)/.demo: $(VENV)/bin/python setup.cfg pyproject.toml
 $(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml
 	@echo "==> installing edge-daemon and what its tests need"
 ifeq ($(REQUIRE_ALL),1)
-	@echo "==> with what only a full run needs: Aravis bindings, PyTorch, TensorRT-RTX"
-	@$(PIP) -e '.[dev,basler,aravis,train,rtx-check]'
+	@echo "==> with what only a full run needs: Aravis bindings, PyTorch, TensorRT-RTX, gVirtualXray"
+	@$(PIP) -e '.[dev,basler,aravis,train,rtx-check,simulator-check]'
 else
 	@$(PIP) -e '.[dev,basler]'
 	@$(PIP) -e '.[aravis]' 2>/dev/null || echo "==> no Aravis bindings here: those tests will skip"

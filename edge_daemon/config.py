@@ -90,13 +90,15 @@ class WatchConfig:
 class DaemonConfig:
     """Everything ``edge-daemon run`` needs. sha256: of the file as read. recipe_number: what the PLC calls this recipe;
     a part triggered with another number is not evaluable. None: the PLC's number is ignored. require_verified: this
-    site judges by nothing that a second person has not verified."""
+    site judges by nothing that a second person has not verified. require_certificate: nor by an engine whose
+    certificate is missing or withdrawn."""
 
     path: Path
     station: str
     recipe: Path
     recipe_number: int | None
     require_verified: bool
+    require_certificate: bool
     camera: CameraConfig
     engine: EngineConfig
     line: LineConfig
@@ -250,6 +252,7 @@ def load_config(path: Path) -> DaemonConfig:
     recipe = station_table.file("recipe")
     recipe_number = station_table.integer("recipe_number", None, low=0, high=0xFFFF)
     require_verified = station_table.flag("require_verified", False)
+    require_certificate = station_table.flag("require_certificate", False)
     line = _line(line_table)
     camera = _camera(camera_table, line.options.deadline_s)
     engine_table = settings.table("engine", required=False) or Settings(path, "", {})
@@ -290,6 +293,7 @@ def load_config(path: Path) -> DaemonConfig:
         recipe,
         recipe_number,
         require_verified,
+        require_certificate,
         camera,
         engine,
         line,

@@ -31,6 +31,7 @@ from .publish import Publisher
 from .recipe import load_recipe
 from .resources import engine_folder
 from .segment.bundle import load
+from .segment.claim_watch import ClaimWatch, require_claims
 from .segment.registry import open_engine
 
 __all__ = ["Daemon", "build_station"]
@@ -62,6 +63,8 @@ def build_station(config: DaemonConfig, *, cache: Path | None = None) -> Station
                 hint="edge-daemon standards verify ROW --by NAME, by a second person; a demonstration never is",
             )
     bundle = load(engine_folder(recipe.engine, recipe.engine_base))
+    if config.require_certificate:
+        require_claims(bundle, f"{config.path}: [station]")
     engine = open_engine(bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache)
     return prepare_station(engine, recipe, config=config.sha256, cache=cache)
 
@@ -135,7 +138,7 @@ class Daemon:
         self._dispatcher = Dispatcher(config, self._bank, self._metrics)
         line = self._dispatcher.connect()
         self._pipeline = Pipeline(
-            config, station, self._camera, self._bank, line, self._metrics, self._dispatcher.settle
+            config, station, self._camera, self._bank, line, self._metrics, self._dispatcher.settle, self._watch_claims
         )
         try:
             self._camera.open(wait=True)
@@ -151,6 +154,19 @@ class Daemon:
             self._beat()
         finally:
             self._shut_down()
+
+    def _watch_claims(self, station: Station) -> ClaimWatch:
+        """The keeper of the certificate that this station's engine brings, and what it says at the start."""
+        database = self._config.memory.database
+        claims = ClaimWatch(station.engine.bundle, database.with_name(f"{database.stem}-withdrawn.json"))
+        withdrawn = claims.notice()
+        if claims.why_off:
+            log("drift_off", f"no certificate is watched over: {claims.why_off}")
+        elif withdrawn is not None:
+            log("certificate_withdrawn", withdrawn.text, level=40, code=withdrawn.code)
+        if station.sensitivity is not None:
+            log("max_recall", station.sensitivity.text())
+        return claims
 
     def _shut_down(self) -> None:
         """Each step by itself: whatever fails, the line process is told and the records are written."""
@@ -239,6 +255,11 @@ class Daemon:
             camera=self._camera.trouble() is None,
             plc=line.state is not None and line.state.connected and line.on_lost is None,
             broker=None if self._publisher is None else self._publisher.connected,
+        )
+
+        claims = self._pipeline.claims
+        self._metrics.certificate(
+            None if claims is None else claims.valid, None if claims is None else claims.log_martingale
         )
 
     def _beat_is_silent(self) -> bool:

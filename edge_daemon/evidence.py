@@ -75,7 +75,7 @@ def _reference(station: Station, one: TypeVerdict) -> _View | None:
     pixels, seen, scale = reference_view(station, found, one.rule.level)
     measured = measure(
         seen.labels, seen.coverage, seen.type_names, scale, {one.type: one.rule.windows_mm},
-        min_indication_mm={one.type: one.rule.min_indication_mm},
+        min_indication_mm={one.type: one.rule.min_indication_mm}, alike=station.engine.bundle.groups,
     )  # fmt: skip
     return _View(_grey8(pixels, seen.labels.shape), seen, measured)
 

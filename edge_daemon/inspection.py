@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import hypot, isfinite
@@ -41,6 +42,7 @@ from .recipe import Recipe, Zone
 from .records import UNKNOWN_LABEL, UNKNOWN_MESSAGE, UNKNOWN_TYPE, Outcome, Reason, Region, Segmentation
 from .references import ReferenceSet, measure_limits, references_sha256
 from .references.limits import downscaled, is_finer
+from .segment.claims import Sensitivity, max_recall_engine
 from .segment.protocol import Engine
 from .segment.see import see
 
@@ -95,7 +97,8 @@ class Station:
     scale: None where nobody gave one; then nothing is measured. working_mm_per_px: the coarsest scale of part and
     references, at which both are looked at. levels: by type, the limits of every plate of its reference set. rules,
     limits, levels: of the part, or of what lies in none of its ``zones``. not_inspected: types of the standard's table
-    that this engine does not look for.
+    that this engine does not look for. sensitivity: the operating point of max-recall mode, None by default.
+    max_blind_pct: more burnt-out or black pixels than that, in the picture or in a zone, and it is not judged.
     """
 
     engine: Engine
@@ -114,6 +117,8 @@ class Station:
     zone_references: Mapping[str, Mapping[str, ReferenceSet]] = field(default_factory=dict)
     calibration: Calibration | None = None
     polarity: str | None = None
+    sensitivity: Sensitivity | None = None
+    max_blind_pct: float | None = None
 
     def inspect(self, pixels: NDArray[Any], lap: Callable[[str], None] = lambda _: None) -> Inspection:
         """Judge one frame: pixels uint8/uint16 (H, W) or RGB (H, W, 3). ``lap(stage)`` is called after each stage.
@@ -187,16 +192,18 @@ class Station:
         region: NDArray[np.bool_] | None = None,
     ) -> Inspection:
         """region: what the frame really shows of the working picture; marks outside are not judged."""
+        refusals = seen.refusals if self.zones else (*seen.refusals, *self._too_blind(seen, region, "the picture"))
         if scale is None:
             measured = None
-            verdict = judge(Measurement({}, (size[1], size[0]), Scale(1.0, 1.0)), (), {}, refusals=seen.refusals)
+            verdict = judge(Measurement({}, (size[1], size[0]), Scale(1.0, 1.0)), (), {}, refusals=refusals)
         elif not self.zones:
+            alike = self.engine.bundle.groups
             measured = judged = _measured(seen, scale, self.rules, self.uncertainty)
-            if region is not None:
-                judged = _measured(seen, scale, self.rules, self.uncertainty, region)
+            if region is not None or alike:
+                judged = _measured(seen, scale, self.rules, self.uncertainty, region, alike=alike)
             lap("measure")
             verdict = judge(
-                judged, self.rules, self.limits, levels=self.levels, refusals=seen.refusals, combine=self.combine
+                judged, self.rules, self.limits, levels=self.levels, refusals=refusals, combine=self.combine
             )
         else:
             measured = _measured(seen, scale, (), self.uncertainty)
@@ -207,6 +214,14 @@ class Station:
             labels = cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
             labels.flags.writeable = False
         return Inspection(seen, labels, measured, verdict)
+
+    def _too_blind(self, seen: Segmentation, inside: NDArray[np.bool_] | None, what: str) -> tuple[Reason, ...]:
+        """Why nothing can be said about a place: too much of it is burnt out or black."""
+        blind_pct = _blind_pct(seen, inside)
+        if self.max_blind_pct is None or blind_pct is None or blind_pct <= self.max_blind_pct:
+            return ()
+        text = f"{blind_pct:.1f} % of {what} is burnt out or black; at most {self.max_blind_pct:g} % may be."
+        return (Reason("BLIND", text),)
 
     def reference_of(self, verdict: TypeVerdict) -> ReferenceSet | None:
         """The reference set that this type of this zone was compared with."""
@@ -227,21 +242,30 @@ class Station:
                     verdicts.append(not_evaluable("ZONE_OUTSIDE", f"zone {zone.name} is not wholly in the picture"))
                 continue
             rest = rest & ~inside if zone.name else rest
+            blind = self._too_blind(seen, inside, f"zone {zone.name}") if zone.name else ()
             measured = _measured(
-                seen, scale, zone.rules, self.uncertainty, zone_region(seen.labels, inside), least_share=0.5
-            )
+                seen, scale, zone.rules, self.uncertainty, zone_region(seen.labels, inside), least_share=0.5,
+                alike=self.engine.bundle.groups,
+            )  # fmt: skip
             verdicts.append(
                 judge(
                     measured,
                     zone.rules,
                     zone.limits,
                     levels=zone.levels,
-                    refusals=seen.refusals,
+                    refusals=(*seen.refusals, *blind),
                     combine=self.combine,
                     zone=zone.name,
                 )
             )
         return verdicts
+
+
+def _blind_pct(seen: Segmentation, inside: NDArray[np.bool_] | None = None) -> float | None:
+    """Share of the working picture, or of a part of it, where no defect could be seen; None where nobody looked."""
+    if seen.blind is None:
+        return None
+    return 100.0 * float((seen.blind if inside is None else seen.blind[inside]).mean())
 
 
 def _calibration_refusal(calibration: Calibration, pixels: NDArray[Any]) -> Reason | None:
@@ -260,6 +284,7 @@ def _measured(
     uncertainty: Uncertainty,
     region: NDArray[np.bool_] | None = None,
     least_share: float = 0.0,
+    alike: Sequence[Sequence[str]] = (),
 ) -> Measurement:
     return measure(
         seen.labels,
@@ -272,6 +297,7 @@ def _measured(
         uncertainty=uncertainty,
         spacing=[rule.type for rule in rules if rule.compare_spacing],
         least_share=least_share,
+        alike=alike,
     )
 
 
@@ -280,7 +306,7 @@ def reference_view(station: Station, reference: ReferenceSet, level: int) -> tup
     pixels, scale = reference.images[level].pixels, reference.scale
     if station.working_mm_per_px is not None and is_finer(scale, station.working_mm_per_px):
         pixels, scale = downscaled(pixels, scale, station.working_mm_per_px)
-    return pixels, see(station.engine, pixels, mm_per_px=scale.both), scale
+    return pixels, see(station.engine, pixels, mm_per_px=scale.both, polarity=reference.polarity), scale
 
 
 def prepare_station(
@@ -290,16 +316,26 @@ def prepare_station(
     scale: Scale | None = None,
     config: str | None = None,
     cache: Path | None = None,
+    max_recall: float | None = None,
 ) -> Station:
     """Bind a recipe to an engine: measure its references with that very engine and collect the seals.
 
     Without a recipe the station only sees and, given a ``scale``, measures. cache: folder for the references' measured
-    values, None to measure them now. Raises EngineError when a reference cannot
-    be measured, ConfigError when a rule is for a type this engine cannot name.
+    values, None to measure them now. max_recall: the part recall that the engine's certificate must promise, in place
+    of the recipe's. Raises EngineError when a reference cannot be measured, ConfigError when a rule is for a type this
+    engine cannot name, or its certificate cannot promise that recall.
     """
+    config = config or (None if recipe is None else recipe.sha256)
+    stated = None if recipe is None else recipe.max_recall
+    asked = stated if max_recall is None else max_recall
+    sensitivity = None
+    if asked is not None:
+        engine, sensitivity = max_recall_engine(engine, asked)
+        if asked != stated:  # said outside the recipe: the seal must tell this station from one without it
+            config = hashlib.sha256(f"{config}\nmax_recall={asked!r}\n".encode()).hexdigest()
     if recipe is None:
         seals = Seals(engine.bundle.sha256, config=config)
-        return Station(engine, scale, (), {}, {}, {}, None, seals)
+        return Station(engine, scale, (), {}, {}, {}, None, seals, sensitivity=sensitivity)
     calibration = recipe.calibration if scale is None else None
     scale = scale or recipe.scale
     for rule in (rule for zone in recipe.zones for rule in zone.rules):
@@ -318,7 +354,7 @@ def prepare_station(
         calibration=None if calibration is None else calibration.sha256,
         table=recipe.table_sha256,
         references=references_sha256({f"{zone}/{name}" if zone else name: one for zone, name, one in sets}),
-        config=config or recipe.sha256,
+        config=config,
     )
     uncertainty = recipe.uncertainty or Uncertainty()
     if not recipe.edge_stated:
@@ -347,6 +383,8 @@ def prepare_station(
         not_inspected=_not_inspected(engine, recipe),
         calibration=calibration,
         polarity=recipe.polarity,
+        sensitivity=sensitivity,
+        max_blind_pct=recipe.max_blind_pct,
         zone_references={zone.name: zone.references for zone in recipe.zones},
     )
 
@@ -395,6 +433,10 @@ def _station_zone(
         levels[rule.type] = measured.limits()
         limits[rule.type] = levels[rule.type][rule.level]
     return StationZone(zone.name, zone.polygon_mm, rules, limits, levels)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _finite(value: float | None) -> float | None:
@@ -470,6 +512,8 @@ def _defects(station: Station, inspection: Inspection) -> list[dict[str, Any]]:
                 "confidence": region.confidence,
                 "p_known": region.p_known,
                 "nearest_type": region.nearest_type,
+                "runner_up": region.runner_up or None,
+                "alike": list(region.alike),
                 "bbox_px": _frame_box(station, inspection, region.bbox_px),
                 "area_mm2": one.area_mm2 if one else None,
                 "area_u_mm2": area_uncertainty_mm2(one, measured.scale, station.uncertainty.for_type(region.type))
@@ -550,6 +594,8 @@ def document_of(
                 "severity_level": one.severity_level,
             }
         )
+    # Only in max-recall mode, so that a record of the default mode stays what it was to the last byte.
+    sensitivity = {} if station.sensitivity is None else {"sensitivity": station.sensitivity.document()}
     return {
         "record_id": record_id,
         "image": image,
@@ -563,6 +609,8 @@ def document_of(
         "defects": _defects(station, inspection) if inspection is not None else [],
         "types": types,
         "not_inspected": list(station.not_inspected),
+        "blind_pct": None if inspection is None else _rounded(_blind_pct(inspection.segmentation)),
+        **sensitivity,
         "working": _working(inspection),
         "calibration": None
         if station.calibration is None

@@ -5,7 +5,7 @@ from it, so that a name cannot exist without its explanation (alert rules, dashb
 against it). One prefix ``edge_``, base units, no part ids in labels. Every metric carries the label ``station``.
 
 A gauge has no sample before it is set for the first time: unknown is not zero. Left out, because nothing sets them yet:
-calibration age, golden part, drift statistic, temperature. Memory and CPU come from prometheus_client (``process_*``).
+calibration age, golden part, temperature. Memory and CPU come from prometheus_client (``process_*``).
 """
 
 from __future__ import annotations
@@ -86,6 +86,15 @@ METRICS: tuple[MetricDoc, ...] = (
     MetricDoc("edge_permits_never_shown_total", "counter", (), "Permits granted that the PLC was never shown."),
     MetricDoc("edge_tickets_ended_total", "counter", ("reason",), "Tickets that ended without a permit, by reason."),
     MetricDoc("edge_engine_info", "gauge", ("name", "sha256", "backend"), "Always 1; the engine that serves now."),
+    MetricDoc(
+        "edge_drift_log_martingale", "gauge", (), "Evidence of drift since the certificate; 6.9 is the alarm at 1/1000."
+    ),
+    MetricDoc(
+        "edge_certificate_valid",
+        "gauge",
+        (),
+        "1 while the engine's claims hold, 0 withdrawn; absent if none is watched.",
+    ),
     MetricDoc("edge_deadline_seconds", "gauge", (), "From a trigger to the last moment of a permit, as configured."),
     MetricDoc("edge_build_info", "gauge", ("version",), "Always 1; the release of this program."),
 )
@@ -193,6 +202,15 @@ class Metrics:
         self._child("edge_plc_connected").set(plc)
         if broker is not None:
             self._child("edge_broker_connected").set(broker)
+
+    def certificate(self, valid: bool | None, log_martingale: float | None) -> None:
+        """Whether the engine's claims hold and how strong the evidence of drift is; None where nothing is watched."""
+        shown = {"edge_certificate_valid": valid, "edge_drift_log_martingale": log_martingale}
+        for name, value in shown.items():
+            if value is None:
+                self._forget(name)
+            else:
+                self._child(name).set(value)
 
     def heartbeat(self, ready: bool) -> None:
         """One beat of the main loop; only a ready one renews the time stamp."""

@@ -30,7 +30,8 @@ from .logs import log
 from .memory import MemoryBank
 from .metrics import Metrics
 from .publish import result_payload
-from .records import UNKNOWN_LABEL, Frame, Outcome, Record
+from .records import UNKNOWN_LABEL, Frame, Outcome, Reason, Record
+from .segment.claim_watch import ClaimWatch
 from .self_test import SelfTest
 from .tickets import GateAnswer, Ticket, utc_now
 
@@ -75,6 +76,7 @@ class Pipeline:
     """Three threads and the queues between them.
 
     ``finished`` is called, in the thread that stores, with the ticket of each record that has become durable.
+    ``watch_claims`` makes the keeper of a station's certificate; None: nobody watches.
     """
 
     def __init__(
@@ -86,8 +88,11 @@ class Pipeline:
         line: LineClient,
         metrics: Metrics,
         finished: Callable[[Ticket], None],
+        watch_claims: Callable[[Station], ClaimWatch] | None = None,
     ) -> None:
         self.station = station
+        self._watch_claims = watch_claims
+        self.claims = None if watch_claims is None else watch_claims(station)
         self._config, self._camera, self._bank, self._line, self._metrics = config, camera, bank, line, metrics
         self._finished = finished
         self._tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
@@ -136,6 +141,8 @@ class Pipeline:
         """Judge the next part with another recipe. A part keeps the station it was judged with; the engine before is
         closed by the thread that used it. Raises what the new engine's self-test raises; then nothing has changed."""
         SelfTest(self._config.watch.self_test_s).run(station)
+        if self._watch_claims is not None and station.seals.engine != self.station.seals.engine:
+            self.claims = self._watch_claims(station)  # the same bundle keeps what is known of it
         before, self.station = self.station, station
         self._retired.put(before)
 
@@ -185,7 +192,18 @@ class Pipeline:
         expired = self.station.refusal(utc_now())
         if expired is not None:
             troubles.append(expired.code)
+        barred = self._barred()
+        if barred is not None:
+            troubles.append(barred.code)
         return troubles
+
+    def _withdrawn(self) -> Reason | None:
+        return None if self.claims is None else self.claims.notice()
+
+    def _barred(self) -> Reason | None:
+        """Why nothing may be judged, at a site that demands a certificate, once it is withdrawn."""
+        withdrawn = self._withdrawn()
+        return withdrawn if withdrawn is not None and self._config.require_certificate else None
 
     # ---------------------------------------------------------------- capture
 
@@ -283,7 +301,7 @@ class Pipeline:
             last_ns = now_ns
 
         if part.verdict is None and part.frame is not None:
-            expired = station.refusal(utc_now())
+            expired = station.refusal(utc_now()) or self._barred()
             if expired is not None:
                 part.verdict = not_evaluable(expired.code, expired.text)
             elif started_ns >= part.ticket.deadline_ns:
@@ -355,6 +373,7 @@ class Pipeline:
     def _record(self, part: Part) -> None:
         judged = part.verdict or _NOTHING
         verdict = final_verdict(judged, part.answer)
+        self._look_for_drift(part)
         try:
             document = self._document(part, verdict)
         except Exception as error:  # noqa: BLE001 - a record with less in it is better than none
@@ -382,6 +401,14 @@ class Pipeline:
             self._storage_trouble = ""
         if stored:
             self._count(part, verdict)
+
+    def _look_for_drift(self, part: Part) -> None:
+        """One more frame for the certificate's keeper; one judged by the engine before a reload says nothing of it."""
+        station, inspection = part.station, part.inspection
+        if self.claims is None or inspection is None or part.frame is None or station is None:
+            return
+        if station.seals.engine == self.station.seals.engine:
+            self.claims.look(part.frame.pixels, inspection.segmentation.coverage, utc_now())
 
     def store_document(
         self, ticket: Ticket, outcome: Outcome, document: dict[str, Any], pictures: Path | None = None
@@ -437,6 +464,9 @@ class Pipeline:
             }
         if part.answer is not None:
             document["gate"] = _gate_document(part, part.verdict or _NOTHING)
+        withdrawn = self._withdrawn()
+        if withdrawn is not None:  # only then, so that records of an undisturbed line stay what they were
+            document["notices"] = [{"code": withdrawn.code, "text": withdrawn.text}]
         return document
 
     def _keep_pictures(self, part: Part, verdict: Verdict) -> Path | None:

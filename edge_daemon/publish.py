@@ -83,6 +83,7 @@ def result_payload(record: Record) -> bytes:
         "outcome": str(record.outcome),
         "reasons": [{"code": reason["code"], "text": reason["text"]} for reason in document.get("reasons", ())],
         "message": document.get("message"),
+        **({"notices": document["notices"]} if document.get("notices") else {}),
         "types": [
             {
                 "type": entry["type"],

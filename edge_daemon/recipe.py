@@ -59,7 +59,9 @@ class Recipe:
     """What one kind of part is judged by. zones: the rest of the part is always the last one. others: the kind of rule
     for types without one. not_inspected: types of the table that no engine looks for, said so in every record.
     edge_stated: whether ``uncertainty`` states the edges itself. polarity: of the pictures, None where nobody said.
-    sha256: of the recipe file."""
+    max_recall: part recall that the engine's certificate must promise, None for the bundle's own thresholds.
+    max_blind_pct: how much of the picture, or of a zone, may be burnt out or black, None for any. sha256: of
+    the recipe file."""
 
     name: str
     path: Path
@@ -78,6 +80,8 @@ class Recipe:
     calibration: Calibration | None = None
     edge_stated: bool = False
     polarity: str | None = None
+    max_recall: float | None = None
+    max_blind_pct: float | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -299,6 +303,8 @@ def load_recipe(path: Path) -> Recipe:
     others = settings.text("others", None, choices=[str(RuleKind.NONE_PERMITTED), str(RuleKind.UNLIMITED)])
     polarity = settings.text("polarity", None, choices=("bright_void", "dark_void"))
     form = settings.text("form", "digital", choices=("film", "digital"))
+    max_recall = settings.number("max_recall", None, low=0.5, high=0.99999)
+    max_blind_pct = settings.number("max_blind_pct", None, low=0.0, high=100.0)
     standard_table = settings.table("standard", required=False)
     use = None if standard_table is None else _standard_use(standard_table, path.parent)
     if use is not None and use.form is not None and use.form != form:
@@ -377,6 +383,8 @@ def load_recipe(path: Path) -> Recipe:
         polarity=polarity,
         calibration=calibration,
         not_inspected=tuple(not_inspected),
+        max_recall=max_recall,
+        max_blind_pct=max_blind_pct,
     )
 
 

@@ -109,7 +109,9 @@ class Region:
 
     label: the value of its pixels in ``Segmentation.labels``. index: its number, from 1, in row-major order of its
     first pixel. confidence: mean defect probability over the region. p_known: conformal p-value of "this is a type that
-    I was trained on". nearest_type: the most likely trained type, also where ``known`` is False.
+    I was trained on". nearest_type: the most likely trained type, also where ``known`` is False. runner_up: the next
+    likely one that the engine claims to tell apart from it, "" where there is none. alike: the types, this one
+    included, that the engine cannot tell apart from a single view; empty where it claims to.
     """
 
     index: int
@@ -120,6 +122,8 @@ class Region:
     p_known: float
     nearest_type: str
     bbox_px: tuple[int, int, int, int]
+    runner_up: str = ""
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,8 @@ class Segmentation:
     labels: uint8 (H, W), 0 sound, 1..K the engine's types, 255 a defect of unknown type.
     coverage: float32 (H, W) in [0, 1], calibrated probability that the pixel is defect; None for a bare label image.
     type_names: name of label k at k - 1. regions: one per connected region, in row-major order of first pixel.
-    refusals: why the picture may not be judged at all (image gate); empty when it may.
+    refusals: why the picture may not be judged at all (image gate); empty when it may. blind: bool (H, W), where the
+    picture is burnt out or black and no defect could be seen; None where nobody looked.
     """
 
     labels: NDArray[np.uint8]
@@ -137,6 +142,7 @@ class Segmentation:
     type_names: tuple[str, ...]
     regions: tuple[Region, ...] = ()
     refusals: tuple[Reason, ...] = ()
+    blind: NDArray[np.bool_] | None = None
 
     def name_of(self, label: int) -> str:
         """Type identifier of a label value; ``unknown`` for 255."""

@@ -48,6 +48,9 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "pypylon": (_module("pypylon"), "pip install 'edge-daemon[basler]'"),
     "torch": (_module("torch"), "pip install 'edge-daemon[train]'"),
     "tensorrt_rtx": (_module("tensorrt_rtx"), "pip install 'edge-daemon[rtx-check]'"),
+    "gvxr": (_module("gvxrPython3"), "pip install 'edge-daemon[simulator-check]' and apt-get install libegl1"),
+    "xraydb": (_module("xraydb"), "pip install 'edge-daemon[simulator-check]'"),
+    "spekpy": (_module("spekpy"), "pip install 'edge-daemon[simulator-check]'"),
 }
 
 

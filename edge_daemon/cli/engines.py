@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import add_common, emit
+from . import add_common, certifying, emit
 
 _DEFAULT_CACHE = Path("/var/cache/edge-daemon/engines")
 
 
 def register(commands: Any) -> None:
-    """Add ``engine list|info|build|verify|bench``."""
+    """Add ``engine list|info|build|verify|bench|certify``."""
     engine = commands.add_parser(
         "engine",
-        help="engine bundles: list, info, verify, build (TensorRT, on the device), bench",
+        help="engine bundles: list, info, verify, build (TensorRT, on the device), bench, certify",
         epilog="example: edge-daemon engine verify castings-xray",
     )
     verbs = engine.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -58,6 +58,7 @@ def register(commands: Any) -> None:
     bench.add_argument("--cache", type=Path, default=_DEFAULT_CACHE, metavar="DIR")
     add_common(bench)
     bench.set_defaults(run=_bench)
+    certifying.register(verbs)
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -43,6 +43,17 @@ def not_negative(text: str) -> float:
     return value
 
 
+def recall(text: str) -> float:
+    """A part recall to be promised, between 0.5 and 1. Raises argparse.ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write --max-recall=0.995, or put it last") from None
+    if not 0.5 <= value <= 0.99999:
+        raise argparse.ArgumentTypeError(f"{text} is outside 0.5 to 0.99999")
+    return value
+
+
 def thickness_mm(text: str) -> float:
     """A thickness with its unit. Raises argparse.ArgumentTypeError."""
     from ..units import length_mm
@@ -78,6 +89,10 @@ def register(commands: Any) -> None:
         "--mm-per-px", type=_positive, metavar="X", help="millimetres per pixel (overrides the recipe)"
     )
     inspect.add_argument("--mm-per-px-u", type=not_negative, default=None, metavar="U", help="its standard uncertainty")
+    inspect.add_argument(
+        "--max-recall", type=recall, nargs="?", const=0.995, metavar="RECALL",
+        help="look as closely as the engine's certificate needs to promise this part recall (default 0.995)",
+    )  # fmt: skip
     inspect.add_argument("--labels", type=Path, metavar="L.png", help="judge this label image instead of the engine's")
     inspect.add_argument(
         "--out", type=Path, metavar="DIR", help="write record.json, labels.png, highlight.png, tiles.png ... per image"
@@ -165,7 +180,11 @@ def open_station(args: argparse.Namespace) -> Station:
     if any(value is not None for value in asked.values()):
         recipe = _recipe_of_standard(args, bundle, scale)
     engine: Engine = open_engine(bundle, args.backend)
-    station = prepare_station(engine, recipe, scale=scale, cache=default_cache_folder())
+    station = prepare_station(
+        engine, recipe, scale=scale, cache=default_cache_folder(), max_recall=getattr(args, "max_recall", None)
+    )
+    if station.sensitivity is not None:
+        say(f"edge-daemon inspect: {station.sensitivity.text()}")
     expired = station.refusal(utc_now())
     if expired is not None:
         raise IntegrityError(expired.text, code="EXPIRED", hint="take new pictures of the target and calibrate again")
@@ -272,6 +291,8 @@ def _inspect(args: argparse.Namespace) -> int:
     paths = list(_pictures(args.images))
     if args.labels and len(paths) != 1:
         raise UsageError("--labels goes with exactly one image")
+    if args.labels and args.max_recall is not None:
+        raise UsageError("--labels and --max-recall do not go together", hint="nobody looks when labels are given")
     station = open_station(args)
     folders = _Folders(args.out) if args.out else None
     worst = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, sqrt
 
@@ -293,6 +293,20 @@ def marked_pixels(labels: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[
     return near[marked], values[marked]
 
 
+def _names(
+    present: Sequence[int], type_names: Sequence[str], wanted: Collection[str], alike: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, int, list[int]]]:
+    """(name, its label, labels that count as it) of every type to measure, in the order of the labels."""
+    labels_of = {name: label for label, name in enumerate(type_names, start=1)}
+    for name, label in (*labels_of.items(), (UNKNOWN_TYPE, UNKNOWN_LABEL)):
+        together = [label]
+        if name in wanted:
+            group = next((group for group in alike if name in group), ())
+            together += [labels_of[other] for other in group if other != name and other in labels_of]
+        if any(one in present for one in together):
+            yield name, label, together
+
+
 def measure(
     labels: NDArray[np.uint8],
     coverage: NDArray[np.float32] | None,
@@ -305,6 +319,7 @@ def measure(
     uncertainty: Uncertainty = Uncertainty(),
     spacing: Collection[str] = (),
     least_share: float = 0.0,
+    alike: Sequence[Sequence[str]] = (),
 ) -> Measurement:
     """Measure everything that is marked.
 
@@ -320,6 +335,8 @@ def measure(
     uncertainty : what adds to the scale's uncertainty.
     spacing : the types whose smallest gap is wanted.
     least_share : windows of which less belongs to ``region`` are left out, unless none has as much.
+    alike : groups of types that cannot be told apart. A mark of one of them may be any of them, so each type of
+        ``windows_mm`` is measured over the marks of its whole group, also where none bears its own name.
 
     Raises RuleError for a label without a name, a shape that does not match, or coverage outside [0, 1].
     Does not cover: a scale that varies over the image, tilt, temperature.
@@ -344,13 +361,14 @@ def measure(
     area = None if region is None else RegionArea(region, least_share)
     at, values = marked_pixels(labels)
     types = {}
-    for label in np.flatnonzero(np.bincount(values, minlength=1)).tolist():
+    present = np.flatnonzero(np.bincount(values, minlength=1)).tolist()
+    for label in present:
         if label != UNKNOWN_LABEL and label > len(type_names):
             raise RuleError(
                 f"label {label} has no name", hint=f"labels are 1..{len(type_names)}, or {UNKNOWN_LABEL} for unknown"
             )
-        name = UNKNOWN_TYPE if label == UNKNOWN_LABEL else type_names[label - 1]
-        ys, xs = np.divmod(at[values == label], width)
+    for name, label, together in _names(present, type_names, windows_mm, alike):
+        ys, xs = np.divmod(at[np.isin(values, together)], width)
         marks = find_marks(
             ys, xs, (width, height), coverage, scale.both, min_indication_mm=(min_indication_mm or {}).get(name, 0.0)
         )

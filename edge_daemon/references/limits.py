@@ -256,6 +256,7 @@ def _measure_plate(
     coarse = working_mm_per_px if working_mm_per_px is not None and is_finer(scale, working_mm_per_px) else None
     coverage: NDArray[np.float32] | None
     types: tuple[str, ...]
+    alike: tuple[tuple[str, ...], ...] = ()
     if engine is None:
         labels, coverage, types = reference.labels(image.level), None, (name,)
         if coarse is not None:
@@ -267,7 +268,8 @@ def _measure_plate(
         pixels = image.pixels
         if coarse is not None:
             pixels, scale = downscaled(pixels, scale, coarse)
-        seen = see(engine, pixels, mm_per_px=scale.both)
+        seen = see(engine, pixels, mm_per_px=scale.both, polarity=reference.polarity)
+        alike = engine.bundle.groups
         if seen.refusals:
             raise EngineError(f"{image.path}: {seen.refusals[0].text}", hint="the reference itself must be inspectable")
         labels, coverage, types = seen.labels, seen.coverage, seen.type_names
@@ -279,6 +281,7 @@ def _measure_plate(
         {name: windows_mm},
         min_indication_mm={name: min_indication_mm},
         spacing=[name],
+        alike=alike,
     )
     return plate_values(found.of(name, windows_mm))
 

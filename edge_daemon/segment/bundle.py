@@ -107,13 +107,15 @@ class Qualified:
 class Bundle:
     """A verified bundle. sha256: of the manifest's bytes, and so of everything. Compared by identity.
 
-    model_bytes: the ONNX model whose hash was checked; runtimes load these bytes, never the file again.
-    manifest: all keys as sealed, read-only at the top level.
+    groups: types it cannot tell apart from a single view; a type stands in at most one. model_bytes: the ONNX model
+    whose hash was checked; runtimes load these bytes, never the file again. manifest: all keys as sealed, read-only at
+    the top level.
     """
 
     name: str
     version: str
     types: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
     input: InputSpec
     defect_output: str
     type_output: str
@@ -125,6 +127,10 @@ class Bundle:
     manifest: Mapping[str, Any] = field(repr=False)
     certificate: Mapping[str, Any] = field(repr=False)
     model_bytes: bytes = field(repr=False)
+
+    def alike(self, type_name: str) -> tuple[str, ...]:
+        """The types, this one included, that this engine cannot tell apart from a single view."""
+        return next((group for group in self.groups if type_name in group), (type_name,))
 
     def edge_px(self, type_name: str) -> tuple[float, float] | None:
         """(bias, spread) of the place of this type's edges in px, as certified; None where nobody measured them."""
@@ -239,6 +245,7 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
     if not _NAME.match(name):
         raise reader.wrong("name", name, "lower-case letters, digits, '.', '_' and '-'")
     types = _parse_types(reader)
+    groups = _parse_groups(reader, types)
     spec = _parse_input(reader.sub("input"))
     outputs = reader.sub("output")
     defect_output, type_output = outputs.text("defect"), outputs.text("type")
@@ -259,6 +266,7 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
         name=name,
         version=version,
         types=types,
+        groups=groups,
         input=spec,
         defect_output=defect_output,
         type_output=type_output,
@@ -281,6 +289,20 @@ def _parse_types(reader: Reader) -> tuple[str, ...]:
     if not 1 <= len(types) <= _MAX_TYPES or len(set(types)) != len(types):
         raise reader.wrong("types", list(types), f"1 to {_MAX_TYPES} different type identifiers")
     return types
+
+
+def _parse_groups(reader: Reader, types: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """The optional key ``groups``: lists of two or more of the types, none of them in two lists."""
+    if "groups" not in reader.document:
+        return ()
+    groups = reader.any("groups")
+    wanted = "lists of at least two of its types, each type in one list at most"
+    if not isinstance(groups, list) or not all(isinstance(group, list) and len(group) > 1 for group in groups):
+        raise reader.wrong("groups", groups, wanted)
+    members = [name for group in groups for name in group]
+    if not set(members) <= set(types) or len(set(members)) != len(members):
+        raise reader.wrong("groups", groups, wanted)
+    return tuple(tuple(group) for group in groups)
 
 
 def _parse_input(reader: Reader) -> InputSpec:

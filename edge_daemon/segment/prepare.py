@@ -23,6 +23,7 @@ VIEWS = ("grey", "local")
 # Standard deviations below this (in grey, 1.0 = full range) are noise floor, not structure.
 _LOCAL_FLOOR = 0.01
 _LOCAL_CLIP = 4.0
+_SMALLER = 4
 
 
 def grey_from_pixels(pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -48,11 +49,32 @@ def prepare(pixels: NDArray[Any], views: Sequence[str] = VIEWS, local_sigma_px: 
         if view == "grey":
             plane[:] = grey
         elif view == "local":
-            mean = cv2.GaussianBlur(grey, (0, 0), local_sigma_px, borderType=cv2.BORDER_REFLECT_101)
-            square = cv2.GaussianBlur(grey * grey, (0, 0), local_sigma_px, borderType=cv2.BORDER_REFLECT_101)
-            spread = np.sqrt(np.maximum(square - mean * mean, 0.0)) + np.float32(_LOCAL_FLOOR)
-            np.clip((grey - mean) / spread, -_LOCAL_CLIP, _LOCAL_CLIP, out=plane)
-            np.divide(plane, _LOCAL_CLIP, out=plane)
+            _local(grey, local_sigma_px, plane)
         else:
             raise EngineError(f"engine wants an unknown view {view!r}", hint=f"this version knows {', '.join(VIEWS)}")
     return planes
+
+
+def _local(grey: NDArray[np.float32], sigma_px: float, out: NDArray[np.float32]) -> None:
+    """Local normalisation into ``out``. Mean and spread are smooth, so they are made at a quarter of the resolution."""
+    height, width = grey.shape
+    small = (-(-width // _SMALLER), -(-height // _SMALLER))
+    # Padding to whole cells keeps the grid of cells where it is, whatever the size of the picture.
+    bottom, right = small[1] * _SMALLER - height, small[0] * _SMALLER - width
+    padded = grey
+    if bottom or right:
+        padded = np.asarray(cv2.copyMakeBorder(grey, 0, bottom, 0, right, cv2.BORDER_REPLICATE), np.float32)
+
+    def smooth(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        coarse = cv2.resize(plane, small, interpolation=cv2.INTER_AREA)
+        smoothed = cv2.GaussianBlur(coarse, (0, 0), sigma_px / _SMALLER, borderType=cv2.BORDER_REFLECT_101)
+        return np.asarray(smoothed, np.float32)
+
+    mean, square = smooth(padded), smooth(padded * padded)
+    spread = np.sqrt(np.maximum(square - mean * mean, 0.0)) + np.float32(_LOCAL_FLOOR)
+    full = (small[0] * _SMALLER, small[1] * _SMALLER)
+    centre = cv2.resize(mean, full, interpolation=cv2.INTER_LINEAR)[:height, :width]
+    scale = cv2.resize(np.float32(1.0 / _LOCAL_CLIP) / spread, full, interpolation=cv2.INTER_LINEAR)[:height, :width]
+    np.subtract(grey, centre, out=out)
+    np.multiply(out, scale, out=out)
+    np.clip(out, -1.0, 1.0, out=out)

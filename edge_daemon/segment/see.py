@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -25,11 +25,13 @@ from .tiling import run_tiled
 
 __all__ = [
     "Blobs",
+    "blind_pixels",
     "contrast_and_clipped_pct",
     "coverage_from_logits",
     "find_blobs",
     "image_gate",
     "known_p",
+    "name_regions",
     "see",
     "segmentation_from_logits",
 ]
@@ -47,7 +49,8 @@ def see(
     """What ``engine`` sees in one frame.
 
     pixels: uint8 or uint16, (H, W) or RGB (H, W, 3); not modified.
-    mm_per_px, polarity: where known, checked against what the engine was qualified for (see ``image_gate``).
+    mm_per_px, polarity: where known, checked against what the engine was qualified for (see ``image_gate``). A picture
+    of the opposite polarity is turned round before it is shown to the network.
 
     A frame that fails the gate is not shown to the network: the answer then has ``refusals``, no region, labels of 0
     and no coverage. Labels of 0 there mean "nothing was looked at", so a caller judges only without refusals.
@@ -59,28 +62,46 @@ def see(
     if refusals:
         labels = read_only(np.zeros(pixels.shape[:2], np.uint8))
         return Segmentation(labels, None, bundle.types, (), refusals)
-    planes = prepare(pixels, bundle.input.views, bundle.input.local_sigma_px)
-    return segmentation_from_logits(run_tiled(engine.infer, planes, bundle.input), bundle.types, bundle.thresholds)
+    shown = pixels
+    if polarity is not None and polarity != bundle.qualified.polarity:  # the gate let it through: the opposite one
+        shown = np.iinfo(pixels.dtype).max - pixels
+    planes = prepare(shown, bundle.input.views, bundle.input.local_sigma_px)
+    seen = segmentation_from_logits(
+        run_tiled(engine.infer, planes, bundle.input), bundle.types, bundle.thresholds, bundle.groups
+    )
+    return replace(seen, blind=read_only(blind_pixels(pixels)))
 
 
-def segmentation_from_logits(tensors: Tensors, types: tuple[str, ...], thresholds: Thresholds) -> Segmentation:
+def blind_pixels(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """bool (H, W): where at least half of the 5 x 5 pixels around are clipped, so that no defect could be seen."""
+    channels = pixels if pixels.ndim == 2 else np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+    clipped = (channels >= _CLIPPED_FROM[pixels.dtype]) | (channels == 0)
+    if not clipped.any():
+        return np.zeros(clipped.shape, bool)
+    around = cv2.boxFilter(clipped.view(np.uint8), cv2.CV_16S, (5, 5), normalize=False, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(around > 12, bool)
+
+
+def segmentation_from_logits(
+    tensors: Tensors, types: tuple[str, ...], thresholds: Thresholds, groups: Sequence[Sequence[str]] = ()
+) -> Segmentation:
     """Labels, coverage and regions from the logits of one whole picture: defect (1, 1, H, W), type (1, K, H, W).
 
     Each 8-connected region gets exactly one type: the argmax of the coverage-weighted mean softmax over its pixels;
-    unknown (label 255) if the conformal p-value of that type is below ``unknown_alpha``. labels and coverage are
-    read-only; coverage is the whole calibrated map, also outside the regions.
+    unknown (label 255) if the conformal p-value of that type is below ``unknown_alpha``. Types that the engine cannot
+    tell apart (``groups``) are weighed together first, and the likeliest member of the likeliest group gives the name.
+    labels and coverage are read-only; coverage is the whole calibrated map, also outside the regions.
     Raises EngineError (code ANSWER) if a defect logit, or a type logit inside a region, is not finite.
     """
     coverage = coverage_from_logits(tensors.defect[0, 0], thresholds)
     blobs = find_blobs(coverage, tensors.type[0], thresholds)
     label_of = np.zeros(len(blobs.type_share), np.uint8)
     regions = []
-    best_of = blobs.type_share.argmax(axis=1).tolist()
-    strange = (1.0 - blobs.type_share.max(axis=1, initial=0.0)).tolist()
+    names = name_regions(blobs.type_share, types, groups)
     boxes_px, confidence = blobs.bbox_px.tolist(), blobs.confidence.tolist()
-    for number, best in enumerate(best_of):
+    for number, (best, runner_up, strangeness) in enumerate(names):
         nearest = types[best]
-        p_known = known_p(strange[number], thresholds.known_scores.get(nearest, ()))
+        p_known = known_p(strangeness, thresholds.known_scores.get(nearest, ()))
         known = p_known >= thresholds.unknown_alpha
         label = best + 1 if known else UNKNOWN_LABEL
         label_of[number] = label
@@ -95,6 +116,8 @@ def segmentation_from_logits(tensors: Tensors, types: tuple[str, ...], threshold
                 p_known=p_known,
                 nearest_type=nearest,
                 bbox_px=(x, y, width, height),
+                runner_up="" if runner_up is None else types[runner_up],
+                alike=next((tuple(group) for group in groups if nearest in group), ()),
             )
         )
     labels = np.zeros(coverage.shape, np.uint8)
@@ -102,12 +125,37 @@ def segmentation_from_logits(tensors: Tensors, types: tuple[str, ...], threshold
     return Segmentation(read_only(labels), read_only(coverage), types, tuple(regions))
 
 
+def name_regions(
+    type_share: NDArray[np.float64], types: Sequence[str], groups: Sequence[Sequence[str]] = ()
+) -> list[tuple[int, int | None, float]]:
+    """Per region: index of its type, of the runner-up outside the type's group (None if there is no other), and how
+    strange it is, 1 - share of its group.
+
+    type_share: float64 (R, K), rows sum to 1, as in ``Blobs``. The first of equals wins.
+    """
+    group_of = np.arange(len(types))
+    for group in groups:
+        members = [types.index(name) for name in group]
+        group_of[members] = min(members)
+    together = np.zeros_like(type_share)
+    for kind, first in enumerate(group_of.tolist()):
+        together[:, first] += type_share[:, kind]
+    answers = []
+    for own, group_share in zip(type_share, together, strict=True):
+        first = int(group_share.argmax())
+        inside = group_of == first
+        best = int(np.where(inside, own, -1.0).argmax())
+        other = None if inside.all() else int(np.where(inside, -1.0, own).argmax())
+        answers.append((best, other, 1.0 - float(group_share[first])))
+    return answers
+
+
 def known_p(score: float, known_scores: Sequence[float]) -> float:
     """Conformal p-value of "this is a type I was trained on": (1 + #{known scores >= score}) / (n + 1).
 
-    score: 1 - mean softmax of the predicted type, larger is stranger. known_scores: ascending, of n known regions of
-    that type. Regions exchangeable with those get p <= alpha with probability at most alpha; nothing is promised about
-    catching every unknown. Without calibration scores p is 1.0: such a type never turns unknown
+    score: 1 - mean softmax of the predicted type (or of its group), larger is stranger. known_scores: ascending, of n
+    known regions of that type. Regions exchangeable with those get p <= alpha with probability at most alpha; nothing
+    is promised about catching every unknown. Without calibration scores p is 1.0: such a type never turns unknown
     (``Thresholds.can_be_unknown`` says which).
     Source: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World (2005), eq. 2.20.
     """
@@ -256,7 +304,8 @@ def image_gate(
     """Why this frame lies outside what the bundle was qualified for; empty if it does not.
 
     GATE_SMALL, GATE_BITS, GATE_CONTRAST, GATE_CLIPPED; GATE_SCALE for any of ``mm_per_px`` (x and y) outside the
-    range, GATE_POLARITY for another polarity. Not covered yet: focus.
+    range, GATE_POLARITY for a polarity that is neither the qualified one nor its opposite, which ``see`` turns round.
+    Not covered yet: focus, and whether the stated polarity is the true one.
     """
     reasons = []
     smallest_px = bundle.input.smallest_px
@@ -285,7 +334,8 @@ def image_gate(
         scale = " x ".join(f"{value:.4g}" for value in mm_per_px)
         text = f"The scale is {scale} mm/px; this engine was tested from {low:.4g} to {high:.4g} mm/px."
         reasons.append(Reason("GATE_SCALE", text))
-    if polarity is not None and polarity != bundle.qualified.polarity:
+    opposite = {"bright_void": "dark_void", "dark_void": "bright_void"}.get(bundle.qualified.polarity)
+    if polarity is not None and polarity not in (bundle.qualified.polarity, opposite):
         text = f"The picture is {polarity}; this engine was trained on {bundle.qualified.polarity}."
         reasons.append(Reason("GATE_POLARITY", text))
     return tuple(reasons)

@@ -8,8 +8,9 @@ reference plates are made of. NumPy and OpenCV only; nothing at run time imports
 
 from __future__ import annotations
 
+from .castings import FAMILIES, UNSEEN_FAMILIES
 from .discontinuities import CASTING_TYPES
-from .physics import Exposure
+from .physics import METALS, MODES, UNSEEN_MODES, Exposure
 from .scenes import (
     CONVEYOR_REFERENCE,
     PlacedDefect,
@@ -26,6 +27,11 @@ from .scenes import (
 __all__ = [
     "CASTING_TYPES",
     "CONVEYOR_REFERENCE",
+    "FAMILIES",
+    "METALS",
+    "MODES",
+    "UNSEEN_FAMILIES",
+    "UNSEEN_MODES",
     "Exposure",
     "PlacedDefect",
     "PlannedDefect",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -13,19 +13,23 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..records import read_only
 from . import parts
+from .castings import FAMILIES, UNSEEN_FAMILIES, random_casting
 from .discontinuities import CASTING_TYPES, Piece, ball, draw, random_size_mm
-from .physics import METALS, Exposure, expose, random_exposure
+from .physics import METALS, MODES, UNSEEN_MODES, Exposure, expose, random_exposure
 
 __all__ = ["CONVEYOR_REFERENCE", "PlacedDefect", "PlannedDefect", "Radiograph", "Structure", "conveyor_part",
            "plate_area_pct", "plate_exposure", "reference_plate", "simulate"]  # fmt: skip
 
-Structure = Literal["random", "casting", "plate", "housing"]
+Structure = Literal["random", "casting", "plate", "housing", "block", "wheel", "arms", "tubes", "lattice", "pockets",
+                    "valve_body", "gear"]  # fmt: skip
 
 #: What the conveyor's parts are meant to be judged against: type and level of a reference plate.
 CONVEYOR_REFERENCE = ("gas_porosity_round", 5)
 
 # Metal thinner than this carries no discontinuity: it is outline, not wall.
 _LEAST_WALL_MM = 0.6
+# A picture of which more is black or burnt out is taken again, as an operator would, up to so many times.
+_MOST_CLIPPED, _RETAKES = 0.5, 4
 # A void may not reach through: its path stays below this share of the metal at every pixel.
 _MOST_OF_WALL = 0.9
 
@@ -134,51 +138,109 @@ def _check(size_px: tuple[int, int], mm_per_px: float) -> None:
 def simulate(
     seed: int, *, size_px: tuple[int, int] = (512, 512), mm_per_px: float = 0.1,
     defects: Sequence[PlannedDefect] | None = None, structure: Structure = "random", exposure: Exposure | None = None,
+    mode: str | None = None, metal: str = "aluminum", bits: int = 8, polarity: str = "bright_void",
 ) -> Radiograph:  # fmt: skip
     """One radiograph, the same for the same arguments on the same NumPy and OpenCV.
 
-    size_px: (height, width). defects: what to plant; None draws none to four of any type. structure: ``casting`` is a
-    part that nobody designed, ``plate`` a flat plate, ``housing`` the conveyor's part in any pose, ``random`` one of
-    them. Raises UsageError for a size, scale or type that cannot be simulated.
+    size_px: (height, width). defects: what to plant; None draws none to six of any type. structure: ``plate`` a flat
+    plate, ``housing`` the conveyor's part in any pose, one of ``castings.FAMILIES`` or ``UNSEEN_FAMILIES``, ``casting``
+    one of FAMILIES, ``random`` any but the unseen. mode, metal: of ``random_exposure``, and bits, polarity: where no
+    exposure is given. Raises UsageError for a size, scale, structure, mode, metal or type that cannot be simulated.
     """
     _check(size_px, mm_per_px)
+    _check_word("mode", mode, (None, *MODES, *UNSEEN_MODES))
+    _check_word("metal", metal, METALS)
+    _check_word("depth", bits, (8, 12, 16))
+    _check_word("polarity", polarity, ("bright_void", "dark_void"))
     rng = np.random.default_rng(seed)
     if structure == "random":
         structures: tuple[Structure, ...] = ("casting", "plate", "housing")
-        structure = structures[int(rng.choice(3, p=[0.62, 0.13, 0.25]))]
+        structure = structures[int(rng.choice(3, p=[0.84, 0.08, 0.08]))]
     if structure == "plate":
         wall = float(rng.uniform(4.0, 14.0))
         thickness = parts.flat_plate(size_px, wall)
     elif structure == "housing":
         wall = parts.HOUSING_WALL_MM
         thickness = _posed_housing(rng, size_px, mm_per_px)
+    elif structure == "casting":
+        thickness, wall = random_casting(rng, size_px, mm_per_px)
+    elif structure in FAMILIES or structure in UNSEEN_FAMILIES:
+        thickness, wall = random_casting(rng, size_px, mm_per_px, structure)
     else:
-        thickness, wall = parts.random_casting(rng, size_px, mm_per_px)
+        known = ("random", "casting", "plate", "housing", *FAMILIES, *UNSEEN_FAMILIES)
+        raise UsageError(f"no structure {structure!r} can be simulated", hint=", ".join(known))
     bench = _Bench(thickness, mm_per_px)
     if defects is None:
-        number = int(rng.choice(5, p=[0.22, 0.28, 0.24, 0.16, 0.10]))
-        kinds = [CASTING_TYPES[int(k)] for k in rng.integers(0, len(CASTING_TYPES), number)]
-        defects = [PlannedDefect(kind, random_size_mm(kind, rng)[0]) for kind in kinds]
-    solid = np.flatnonzero(thickness >= max(_LEAST_WALL_MM, 0.5 * wall))
-    for planned in defects:
-        if planned.at_px is not None:
-            at = planned.at_px
-        elif len(solid):
-            place = int(solid[int(rng.integers(0, len(solid)))])
-            at = (place % size_px[1], place // size_px[1])
-        else:
-            continue
-        x, y = min(max(at[0], 0), size_px[1] - 1), min(max(at[1], 0), size_px[0] - 1)
-        metal = float(thickness[y, x])
-        depth = planned.depth_mm if planned.depth_mm is not None else random_size_mm(planned.type, rng)[1] * metal
-        pieces = draw(planned.type, rng, planned.size_mm, depth, mm_per_px)
-        bench.plant(planned.type, planned.size_mm, pieces, at)
-    return bench.take(rng, exposure or random_exposure(rng, wall))
+        _plant_at_random(rng, bench, wall)
+    else:
+        for planned in defects:
+            at = planned.at_px or _some_metal(rng, bench, wall)
+            if at is not None:
+                _plant(rng, bench, planned, at)
+    if exposure is not None:
+        return bench.take(rng, exposure)
+    for _ in range(_RETAKES):
+        picture = bench.take(rng, replace(random_exposure(rng, wall, mode, metal), bits=bits, polarity=polarity))
+        full = np.iinfo(picture.pixels.dtype).max
+        if float(((picture.pixels == 0) | (picture.pixels >= full - full // 256)).mean()) <= _MOST_CLIPPED:
+            break
+    return picture
+
+
+def _check_word(what: str, word: object, words: tuple[object, ...]) -> None:
+    if word not in words:
+        known = ", ".join(str(one) for one in words if one is not None)
+        raise UsageError(f"a {what} of {word!r} cannot be simulated", hint=known)
+
+
+def _some_metal(rng: np.random.Generator, bench: _Bench, wall_mm: float) -> tuple[int, int] | None:
+    """(x, y) of a pixel with metal behind it, None where there is only air."""
+    solid = np.flatnonzero(bench.thickness_mm >= max(_LEAST_WALL_MM, 0.2 * wall_mm))
+    if not len(solid):
+        return None
+    place, width = int(solid[int(rng.integers(0, len(solid)))]), bench.size_px[1]
+    return place % width, place // width
+
+
+def _plant(rng: np.random.Generator, bench: _Bench, planned: PlannedDefect, at_px: tuple[int, int]) -> None:
+    x, y = min(max(at_px[0], 0), bench.size_px[1] - 1), min(max(at_px[1], 0), bench.size_px[0] - 1)
+    metal = float(bench.thickness_mm[y, x])
+    depth = planned.depth_mm if planned.depth_mm is not None else random_size_mm(planned.type, rng)[1] * metal
+    bench.plant(planned.type, planned.size_mm, draw(planned.type, rng, planned.size_mm, depth, bench.mm_per_px), at_px)
+
+
+# Scales at which the discontinuities' own measures (pores of half a millimetre) fill a plausible number of pixels.
+_DRAWN_AT_MM_PER_PX = (0.07, 0.22)
+# Depth as a share of the metal: as often a thirtieth as a half.
+_DEPTH_SHARE = (0.03, 0.7)
+
+
+def _plant_at_random(rng: np.random.Generator, bench: _Bench, wall_mm: float) -> None:
+    """None to six discontinuities of any type; half of them near the limit of visibility.
+
+    Their shapes are drawn at a scale of their own and then belong to the picture's: what is a pore of half a
+    millimetre in a small casting is one of two in a large one that is seen from afar.
+    """
+    for _ in range(int(rng.choice(7, p=[0.24, 0.24, 0.2, 0.14, 0.09, 0.05, 0.04]))):
+        kind = CASTING_TYPES[int(rng.integers(0, len(CASTING_TYPES)))]
+        at = _some_metal(rng, bench, wall_mm)
+        if at is None:
+            return
+        drawn_at = float(np.exp(rng.uniform(*np.log(_DRAWN_AT_MM_PER_PX))))
+        larger = bench.mm_per_px / drawn_at
+        share = float(np.exp(rng.uniform(*np.log(_DEPTH_SHARE))))
+        if kind == "foreign_more_dense":
+            share *= 2.5
+        size = random_size_mm(kind, rng)[0]
+        pieces = draw(kind, rng, size, share * float(bench.thickness_mm[at[1], at[0]]) / larger, drawn_at)
+        pieces = [replace(piece, path_mm=piece.path_mm * np.float32(larger)) for piece in pieces]
+        bench.plant(kind, size * larger, pieces, at)
 
 
 def _posed_housing(rng: np.random.Generator, size_px: tuple[int, int], mm_per_px: float) -> NDArray[np.float32]:
     """The conveyor's part in any pose, mostly near a quarter turn, and not quite in its own size."""
-    zoom = float(rng.uniform(0.8, 1.35))
+    # It fills the picture, whatever the scale.
+    zoom = float(rng.uniform(0.8, 1.35)) * max(1.0, max(size_px) * mm_per_px / 60.0)
     shift = rng.uniform(-0.35, 0.35, 2) * max(0.0, 54.0 * zoom - 0.5 * max(size_px) * mm_per_px)
     if rng.random() < 0.7:
         turn = float(rng.choice([0, 90, 180, 270]) + rng.normal(0.0, 4.0))

@@ -1,14 +1,18 @@
 """From a trained network to a bundle's thresholds, on pictures it has never seen.
 
-1. coverage = sigmoid(logit / temperature + bias), by maximum likelihood over all pixels: summed coverage is area.
-2. Hysteresis: of all (seed, grow, min_region_px) that raise at most a tenth of a false region per picture, the one with
-   the best recall, mean over types, and overlap with the truth.
+1. Hysteresis: of all (seed, grow, min_region_px) that stay under the allowed false regions, on pictures with defects
+   and on sound parts, the one with the best recall, mean over types, and overlap with the truth.
+2. coverage = sigmoid(logit / temperature + bias), by maximum likelihood over the pixels near what is marked, which are
+   the ones that get measured; then the bias is moved until summed coverage meets the true area of what was found.
 3. Known scores: what regions of known types look like, for the conformal "I was not trained on this".
+
+Thresholds are chosen on the logits and written down as coverage, so that step 2 moves no region.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,26 +23,51 @@ from numpy.typing import NDArray
 from ..segment.bundle import Thresholds
 from ..segment.prepare import prepare
 from ..segment.protocol import Engine, Tensors
-from ..segment.see import contrast_and_clipped_pct, coverage_from_logits, find_blobs
+from ..segment.see import contrast_and_clipped_pct, coverage_from_logits, find_blobs, name_regions
 from ..segment.tiling import run_tiled
 from ..simulator import Radiograph
-from .pictures import IGNORED, draw_picture, visible_labels
+from .pictures import IGNORED, visible_labels
 
-__all__ = ["FOUND_SHARE", "Answer", "answer", "calibrate", "fit_sigmoid", "near_truth"]
+__all__ = [
+    "FOUND_SHARE",
+    "MAX_CLIPPED_PCT",
+    "MIN_CONTRAST",
+    "Answer",
+    "Limits",
+    "answer",
+    "calibrate",
+    "fit_sigmoid",
+    "known_scores",
+    "near_truth",
+    "passes_gate",
+    "thresholds_document",
+]  # fmt: skip
 
-_BINS = np.linspace(-24.0, 24.0, 2401)
 #: An indication is found when this share of its visible pixels is marked.
 FOUND_SHARE = 0.25
+#: The image gate: a flat plate shows three grey levels of noise, and casting outlines stand in burnt-out air.
+MIN_CONTRAST, MAX_CLIPPED_PCT = 0.012, 70.0
 
-_SEEDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
-_GROWS = (0.25, 0.3, 0.35, 0.4, 0.5)
-_LEAST_PX = (3, 5, 8, 12)
-_FALSE_PER_PICTURE = 0.1
-# The image gate: a flat plate shows three grey levels of noise, and casting outlines stand in burnt-out air.
-_MIN_CONTRAST, _MAX_CLIPPED_PCT = 0.012, 60.0
+_BINS = np.linspace(-24.0, 24.0, 2401)
+_SEEDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
+# A low one: the faint rim of a mark belongs to its area.
+_GROWS = (0.15, 0.2, 0.3)
+_LEAST_PX = (4, 8, 12)
+# How far the bias may move for the area; what lacks then lies outside the marks and is not made up inside them.
+_MOST_SHIFT = 0.7
+_NEAR_PX = 3
 _KNOWN_PER_TYPE = 200
 # Regions of one picture resemble each other; more of them would pretend to more independent scores than there are.
 _KNOWN_PER_PICTURE = 4
+_UNKNOWN_ALPHA = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What false alarms are allowed: regions per picture with defects, share of sound pictures with any region."""
+
+    false_per_picture: float = 0.04
+    false_per_sound: float = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +86,20 @@ def answer(engine: Engine, picture: Radiograph) -> Answer:
     return Answer(picture, run_tiled(engine.infer, planes, spec), visible_labels(picture))
 
 
-def _slim(one: Answer) -> Answer:
-    """Without the type logits, which are most of it."""
-    return Answer(one.picture, Tensors(one.tensors.defect, one.tensors.type[:, :0].copy()), one.visible)
-
-
 def near_truth(picture: Radiograph, within_px: int = 2) -> NDArray[np.bool_]:
     """Pixels at most ``within_px`` from any discontinuity, visible or not: a region that touches them is not false."""
-    side = 2 * within_px + 1
-    return cv2.dilate((picture.labels > 0).astype(np.uint8), np.ones((side, side), np.uint8)).astype(bool)
+    return _dilated(picture.labels > 0, within_px)
+
+
+def _dilated(mask: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
+    side = 2 * by_px + 1
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), bool)
+
+
+def passes_gate(picture: Radiograph) -> bool:
+    """Whether the image gate written into the bundle lets this picture through."""
+    contrast, clipped_pct = contrast_and_clipped_pct(picture.pixels)
+    return contrast >= MIN_CONTRAST and clipped_pct <= MAX_CLIPPED_PCT
 
 
 def fit_sigmoid(
@@ -92,53 +126,145 @@ def fit_sigmoid(
     return 1.0 / slope, bias
 
 
-def calibrate(engine: Engine, seeds: Sequence[int], known_seeds: Sequence[int]) -> dict[str, Any]:
+def calibrate(
+    engine: Engine, pictures: Iterable[Radiograph], sound: Iterable[Radiograph], known: Iterable[Radiograph],
+    *, limits: Limits = Limits(), groups: Sequence[Sequence[str]] = (),
+) -> dict[str, Any]:  # fmt: skip
     """The document thresholds.json for ``engine``, whose own thresholds do not matter.
 
-    seeds: of the pictures for steps 1 and 2, all kept in memory (about 2 MB each). known_seeds: of other pictures for
-    step 3, so that the scores come from regions the thresholds were not chosen on; read until every type has enough.
+    pictures: with defects, for steps 1 and 2, kept in memory (about 1 MB each). sound: without; only their regions are
+    kept. known: others for step 3, so that the scores come from regions the thresholds were not chosen on; read until
+    every type has enough. Pictures that the gate refuses are passed over.
     """
-    drawn = (draw_picture(seed) for seed in seeds)
-    answers = [_slim(answer(engine, picture)) for picture in drawn if _passes_gate(picture)]
-    temperature, bias = fit_sigmoid(*_histogram(answers))
-    seed, grow, least_px = _hysteresis(answers, temperature, bias)
-    thresholds = _thresholds(temperature, bias, seed, grow, least_px)
-    return {
+    answers = [_slim(answer(engine, picture)) for picture in pictures if passes_gate(picture)]
+    quiet = [_defect_logits(engine, picture) for picture in sound if passes_gate(picture)]
+    rough = fit_sigmoid(*_histogram(answers, lambda one: one.visible != IGNORED))
+    cut = _hysteresis(answers, quiet, rough, limits)
+    temperature, bias = fit_sigmoid(*_histogram(answers, lambda one: _near_marks(one, cut)))
+    bias = _balanced(answers, cut, temperature, bias)
+    return thresholds_document(engine, temperature, bias, cut, known, groups)
+
+
+def thresholds_document(
+    engine: Engine, temperature: float, bias: float, cut: Cut, known: Iterable[Radiograph],
+    groups: Sequence[Sequence[str]] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """thresholds.json for a calibration and a cut, with known scores from the pictures ``known``."""
+    document = {
         "temperature": round(temperature, 5),
         "bias": round(bias, 5),
-        "seed": seed,
-        "grow": grow,
-        "min_region_px": least_px,
-        "unknown_alpha": 0.01,
-        "known_scores": _known_scores(engine, known_seeds, thresholds),
-        "gate": {"min_contrast": _MIN_CONTRAST, "max_clipped_pct": _MAX_CLIPPED_PCT},
+        "seed": round(_sigmoid(cut.seed / temperature + bias), 7),
+        "grow": round(_sigmoid(cut.grow / temperature + bias), 7),
+        "min_region_px": cut.least_px,
+        "unknown_alpha": _UNKNOWN_ALPHA,
     }
+    thresholds = Thresholds(
+        document["temperature"], document["bias"], document["seed"], document["grow"], cut.least_px, _UNKNOWN_ALPHA,
+        {}, 0.0, 100.0,
+    )  # fmt: skip
+    gate = {"min_contrast": MIN_CONTRAST, "max_clipped_pct": MAX_CLIPPED_PCT}
+    return {**document, "known_scores": known_scores(engine, known, thresholds, groups), "gate": gate}
 
 
-def _passes_gate(picture: Radiograph) -> bool:
-    contrast, clipped_pct = contrast_and_clipped_pct(picture.pixels)
-    return contrast >= _MIN_CONTRAST and clipped_pct <= _MAX_CLIPPED_PCT
+def _sigmoid(value: float) -> float:
+    return 1.0 / (1.0 + math.exp(-value))
 
 
-def _thresholds(temperature: float, bias: float, seed: float, grow: float, least_px: int) -> Thresholds:
-    return Thresholds(temperature, bias, seed, grow, least_px, 0.01, {}, 0.0, 100.0)
+def _logit(p: float) -> float:
+    return math.log(p / (1.0 - p))
 
 
-def _histogram(answers: Sequence[Answer]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _slim(one: Answer) -> Answer:
+    """Without the type logits, which are most of it."""
+    return Answer(one.picture, Tensors(one.tensors.defect, one.tensors.type[:, :0].copy()), one.visible)
+
+
+def _defect_logits(engine: Engine, picture: Radiograph) -> NDArray[np.float16]:
+    spec = engine.bundle.input
+    planes = prepare(picture.pixels, spec.views, spec.local_sigma_px)
+    return np.asarray(run_tiled(engine.infer, planes, spec).defect[0, 0], np.float16)
+
+
+def _histogram(
+    answers: Sequence[Answer], counted: Callable[[Answer], NDArray[np.bool_]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     counts, defects = np.zeros(len(_BINS) - 1), np.zeros(len(_BINS) - 1)
     for one in answers:
         # Pixels at the border of something invisible are neither; all others count, sound pictures too.
         logits = np.clip(one.tensors.defect[0, 0], _BINS[0], _BINS[-1] - 1e-3)
-        counts += np.histogram(logits[one.visible != IGNORED], _BINS)[0]
-        defects += np.histogram(logits[(one.visible > 0) & (one.visible != IGNORED)], _BINS)[0]
+        here = counted(one)
+        counts += np.histogram(logits[here], _BINS)[0]
+        defects += np.histogram(logits[here & (one.visible > 0) & (one.visible != IGNORED)], _BINS)[0]
     return counts, defects, (_BINS[1:] + _BINS[:-1]) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """From logits to regions: seed and grow as logits, and the least size of a region."""
+
+    seed: float
+    grow: float
+    least_px: int
+
+    def marks(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """bool (H, W): the pixels of the regions."""
+        count, components = cv2.connectedComponents((logits >= self.grow).astype(np.uint8), connectivity=8)
+        flat = np.asarray(components, np.intp).reshape(-1)
+        peak = np.full(count, -np.inf, np.float32)
+        np.maximum.at(peak, flat, logits.reshape(-1))
+        keep = (peak >= self.seed) & (np.bincount(flat, minlength=count) >= self.least_px)
+        keep[0] = False
+        return np.asarray(keep[flat].reshape(logits.shape), np.bool_)
+
+
+def _near_marks(one: Answer, cut: Cut) -> NDArray[np.bool_]:
+    near = _dilated(cut.marks(one.tensors.defect[0, 0]), _NEAR_PX)
+    return np.asarray(near & (one.visible != IGNORED), np.bool_)
+
+
+def _balanced(answers: Sequence[Answer], cut: Cut, temperature: float, bias: float) -> float:
+    """The bias at which the summed coverage of what is marked meets the true area, on average over the indications that
+    were found, have a radius of at least 3 px and no other within 3 px."""
+    spots: list[tuple[NDArray[np.float32], int]] = []
+    for one in answers:
+        logits = one.tensors.defect[0, 0]
+        marks = cut.marks(logits)
+        seen = (one.visible > 0) & (one.visible != IGNORED)
+        count, image, statistics, _ = cv2.connectedComponentsWithStats(seen.astype(np.uint8), connectivity=8)
+        for number in range(1, count):
+            area = int(statistics[number, cv2.CC_STAT_AREA])
+            if area < math.pi * 9.0:
+                continue
+            window = _around(statistics[number], 2 * _NEAR_PX, seen.shape)
+            spot = image[window] == number
+            near = _dilated(spot, _NEAR_PX)
+            if (one.picture.labels[window] > 0)[near & ~spot].any() or marks[window][spot].mean() < FOUND_SHARE:
+                continue
+            spots.append((logits[window][near & marks[window]], area))
+    if len(spots) < 20:
+        return bias
+
+    def surplus(at: float) -> float:
+        return float(np.mean([np.sum(1.0 / (1.0 + np.exp(-(z / temperature + at)))) / area - 1.0 for z, area in spots]))
+
+    low, high = bias - _MOST_SHIFT, bias + _MOST_SHIFT
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if surplus(middle) > 0 else (middle, high)
+    return (low + high) / 2
+
+
+def _around(statistics: NDArray[np.int32], margin_px: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    x, y, width, height = (int(value) for value in statistics[:4])
+    return (slice(max(y - margin_px, 0), min(y + height + margin_px, shape[0])),
+            slice(max(x - margin_px, 0), min(x + width + margin_px, shape[1])))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Grown:
     """One picture cut at one grow threshold: what is needed to try any seed and least size without its pixels.
 
-    Per component (0 is the background): peak coverage, area_px, near any truth, seen_px and counted_px on and off what
+    Per component (0 is the background): peak logit, area_px, near any truth, seen_px and counted_px on and off what
     is visible. Per visible spot: its type and size. shared: (spot, component, pixels) of their overlaps.
     """
 
@@ -152,13 +278,14 @@ class _Grown:
     shared: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def _grown(one: Answer, coverage: NDArray[np.float32], grow: float) -> _Grown:
-    count, image = cv2.connectedComponents((coverage >= grow).astype(np.uint8), connectivity=8)
+def _grown(one: Answer, grow: float) -> _Grown:
+    logits = one.tensors.defect[0, 0]
+    count, image = cv2.connectedComponents((logits >= grow).astype(np.uint8), connectivity=8)
     component = image.reshape(-1).astype(np.int64)
     visible = one.visible.reshape(-1)
     seen, counted = (visible > 0) & (visible != IGNORED), visible != IGNORED
-    peak = np.zeros(count, np.float32)
-    np.maximum.at(peak, component, coverage.reshape(-1))
+    peak = np.full(count, -np.inf, np.float32)
+    np.maximum.at(peak, component, logits.reshape(-1))
     spots, spot_image = cv2.connectedComponents(seen.reshape(image.shape).astype(np.uint8), connectivity=8)
     spot = spot_image.reshape(-1)[seen].astype(np.int64) - 1
     spot_type = np.zeros(spots - 1, np.uint8)
@@ -192,54 +319,82 @@ def _try(pictures: Sequence[_Grown], seed: float, least_px: int) -> tuple[float,
         found += np.bincount(one.spot_type, marked_px >= FOUND_SHARE * one.spot_px, minlength=256)
         total += np.bincount(one.spot_type, minlength=256)
     recall = float(np.mean(found[total > 0] / total[total > 0])) if total.any() else 0.0
-    return false / len(pictures), recall, both / max(either, 1)
+    return false / max(len(pictures), 1), recall, both / max(either, 1)
 
 
-def _hysteresis(answers: Sequence[Answer], temperature: float, bias: float) -> tuple[float, float, int]:
-    best: tuple[float, tuple[float, float, int]] | None = None
-    plain = _thresholds(temperature, bias, 0.5, 0.5, 1)
-    for grow in _GROWS:
-        pictures = [_grown(one, coverage_from_logits(one.tensors.defect[0, 0], plain), grow) for one in answers]
-        for seed in _SEEDS:
-            for least_px in _LEAST_PX:
+def _loudest(logits: NDArray[np.float16], grow: float) -> list[tuple[float, int]]:
+    """(peak logit, size in px) of the regions of a sound picture."""
+    values = logits.astype(np.float32)
+    count, image, statistics, _ = cv2.connectedComponentsWithStats((values >= grow).astype(np.uint8), connectivity=8)
+    peak = np.full(count, -np.inf, np.float32)
+    np.maximum.at(peak, image.reshape(-1).astype(np.intp), values.reshape(-1))
+    return [(float(peak[k]), int(statistics[k, cv2.CC_STAT_AREA])) for k in range(1, count)]
+
+
+def _hysteresis(
+    answers: Sequence[Answer], quiet: Sequence[NDArray[np.float16]], rough: tuple[float, float], limits: Limits
+) -> Cut:
+    """The best cut within the limits; rough: (temperature, bias) that turn the grid of coverages into logits."""
+    temperature, bias = rough
+    best: tuple[float, Cut] | None = None
+    for grow_share in _GROWS:
+        grow = (_logit(grow_share) - bias) * temperature
+        pictures = [_grown(one, grow) for one in answers]
+        regions = [_loudest(logits, grow) for logits in quiet]
+        for least_px in _LEAST_PX:
+            loud = np.array([max((peak for peak, px in one if px >= least_px), default=-np.inf) for one in regions])
+            for seed_share in _SEEDS:
+                seed = (_logit(seed_share) - bias) * temperature
+                if seed < grow or (len(loud) and (loud >= seed).mean() > limits.false_per_sound):
+                    continue
                 false, recall, overlap = _try(pictures, seed, least_px)
                 value = recall + 0.5 * overlap
-                if false <= _FALSE_PER_PICTURE and (best is None or value > best[0]):
-                    best = (value, (seed, grow, least_px))
+                if false <= limits.false_per_picture and (best is None or value > best[0]):
+                    best = (value, Cut(seed, grow, least_px))
+    if best is not None:
+        return best[1]
     # A network that raises too much at every threshold gets the strictest; its certificate will say so.
-    return best[1] if best is not None else (_SEEDS[-1], _GROWS[-1], _LEAST_PX[-1])
+    strictest = [(_logit(share) - bias) * temperature for share in (_SEEDS[-1], _GROWS[-1])]
+    return Cut(strictest[0], strictest[1], _LEAST_PX[-1])
 
 
-def _known_scores(engine: Engine, seeds: Sequence[int], thresholds: Thresholds) -> dict[str, list[float]]:
+def known_scores(
+    engine: Engine, pictures: Iterable[Radiograph], thresholds: Thresholds, groups: Sequence[Sequence[str]] = ()
+) -> dict[str, list[float]]:
     """Scores of the regions that lie on something visible, by the type the network gave them: the taxonomy under which
-    the line asks the question."""
+    the line asks the question. Reads pictures until every type has enough, or they end."""
     rng = np.random.default_rng(0)
     types = engine.bundle.types
     scores: dict[str, list[float]] = {name: [] for name in types}
-    for seed in seeds:
-        if min(map(len, scores.values())) >= _KNOWN_PER_TYPE:
-            break
-        picture = draw_picture(seed)
-        if not _passes_gate(picture):
+    for picture in _until(pictures, lambda: min(map(len, scores.values())) >= _KNOWN_PER_TYPE):
+        if not passes_gate(picture):
             continue
         one = answer(engine, picture)
         coverage = coverage_from_logits(one.tensors.defect[0, 0], thresholds)
         blobs = find_blobs(coverage, one.tensors.type[0], thresholds)
         seen = ((one.visible > 0) & (one.visible != IGNORED)).reshape(-1)[blobs.pixels]
         on_truth = np.bincount(blobs.region_of_pixel[seen], minlength=len(blobs.type_share)) > 0
+        names = name_regions(blobs.type_share, types, groups)
         taken = dict.fromkeys(types, 0)
         for region in rng.permutation(np.flatnonzero(on_truth)):
-            share = blobs.type_share[region]
-            name = types[int(share.argmax())]
+            kind, _, strangeness = names[int(region)]
+            name = types[kind]
             if taken[name] < _KNOWN_PER_PICTURE:
                 taken[name] += 1
-                scores[name].append(1.0 - float(share.max()))
+                scores[name].append(max(strangeness, 0.0))
     return {
         # Rounded up: a region exactly as strange as the strangest known one stays known.
         name: [float(np.ceil(score * 1e6) / 1e6) for score in sorted(_subset(rng, values))]
         for name, values in scores.items()
         if values
     }
+
+
+def _until(pictures: Iterable[Radiograph], enough: Callable[[], bool]) -> Iterator[Radiograph]:
+    for picture in pictures:
+        yield picture
+        if enough():
+            return
 
 
 def _subset(rng: np.random.Generator, values: list[float]) -> list[float]:

@@ -23,58 +23,67 @@ MULTIPLE_OF_PX = 16
 _PRIOR_LOGIT = -4.0
 
 
-def _conv(inputs: int, outputs: int) -> nn.Sequential:
+def _conv(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
     )
 
 
 class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.first = _conv(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.first = _conv(channels, channels, dilation)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False), nn.BatchNorm2d(channels)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(x + self.second(self.first(x)))
+
+
+def _halve(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 2, stride=2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
 
 
 class CastingNet(nn.Module):
     """(N, 2, H, W) views to defect logits (N, 1, H, W) and type logits (N, types, H, W).
 
     The type logits are made at a quarter of the resolution and enlarged: a type is a matter of context, an outline is
-    not.
+    not. The last block of the deepest level is dilated: a pixel sees about 100 pixels around itself.
     """
 
-    def __init__(self, types: int, views: int = 2, widths: tuple[int, int, int, int] = (16, 24, 40, 64)) -> None:
+    def __init__(self, types: int, views: int = 2, widths: tuple[int, int, int, int] = (8, 24, 40, 96)) -> None:
         super().__init__()
         self.views = views
         a, b, c, d = widths
         self.stem = nn.Sequential(
             nn.Conv2d(views, a, 6, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True)
         )
-        self.level_a = _conv(a, a)
-        self.down_b = nn.Sequential(nn.Conv2d(a, b, 2, stride=2, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+        self.down_b = _halve(a, b)
         self.level_b = _Residual(b)
-        self.down_c = nn.Sequential(nn.Conv2d(b, c, 2, stride=2, bias=False), nn.BatchNorm2d(c), nn.ReLU(inplace=True))
+        self.down_c = _halve(b, c)
         self.level_c = _Residual(c)
-        self.down_d = nn.Sequential(nn.Conv2d(c, d, 2, stride=2, bias=False), nn.BatchNorm2d(d), nn.ReLU(inplace=True))
-        self.level_d = nn.Sequential(_Residual(d), _Residual(d))
+        self.down_d = _halve(c, d)
+        self.level_d = nn.Sequential(_Residual(d), _Residual(d, dilation=2))
         self.up_c = nn.ConvTranspose2d(d, c, 2, stride=2)
         self.join_c = _Residual(c)
         self.up_b = nn.ConvTranspose2d(c, b, 2, stride=2)
         self.join_b = _Residual(b)
         self.up_a = nn.ConvTranspose2d(b, a, 2, stride=2)
-        self.join_a = _Residual(a)
+        self.join_a = _conv(a, a)
         self.defect_head = nn.Conv2d(a, 4, 3, padding=1)
         self.shuffle_out = nn.PixelShuffle(2)
-        self.type_head = nn.Sequential(_conv(b, 32), nn.Conv2d(32, types, 1))
+        self.type_head = nn.Sequential(_conv(b, b), nn.Conv2d(b, types, 1))
         self.type_up = nn.Upsample(scale_factor=4, mode="nearest")
         assert self.defect_head.bias is not None
         nn.init.constant_(self.defect_head.bias, _PRIOR_LOGIT)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        a = self.level_a(self.stem(image))
+        a = self.stem(image)
         b = self.level_b(self.down_b(a))
         c = self.level_c(self.down_c(b))
         d = self.level_d(self.down_d(c))

@@ -10,9 +10,12 @@ No torch here. Training, tuning and evaluation draw from seed ranges that never 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,16 +25,17 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..records import read_only
 from ..segment.prepare import VIEWS, prepare
-from ..simulator import CASTING_TYPES, Radiograph, conveyor_part, reference_plate, simulate
+from ..simulator import CASTING_TYPES, UNSEEN_FAMILIES, Radiograph, conveyor_part, reference_plate, simulate
 
 __all__ = ["EVALUATION_SEEDS_FROM", "EXPERIMENT_SEEDS_FROM", "IGNORED", "LOCAL_SIGMA_PX", "MM_PER_PX",
-           "TUNING_SEEDS_FROM", "Pool", "draw_picture", "make_pool", "sample_batch", "visible_labels"]  # fmt: skip
+           "TUNING_SEEDS_FROM", "GrowingPool", "Pool", "draw_examination", "draw_picture", "draw_sound", "join_pools",
+           "make_pool", "prepare_picture", "sample_batch", "scale_of", "visible_labels"]  # fmt: skip
 
 TUNING_SEEDS_FROM = 800_000
 EXPERIMENT_SEEDS_FROM = 850_000
 EVALUATION_SEEDS_FROM = 900_000
 #: Scales the pictures are simulated at, and so the scales the engine is qualified for.
-MM_PER_PX = (0.08, 0.20)
+MM_PER_PX = (0.05, 0.50)
 LOCAL_SIGMA_PX = 12.0
 #: Label of pixels that count neither as sound nor as defect: something is there that nobody can see.
 IGNORED = 254
@@ -39,17 +43,27 @@ IGNORED = 254
 # Below these a discontinuity cannot be seen, so neither calling nor missing it teaches anything.
 _LEAST_SNR = 10.0
 _LEAST_GREY = 4.0
+_SPOTS = 24
+# Pictures that one worker makes at a time.
+_CHUNK = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Prepared pictures, read-only. grey: uint8 (N, S, S). local: float16 (N, S, S). labels: uint8 (N, S, S), 0 sound,
-    k + 1 of CASTING_TYPES, IGNORED. spots: per type the defect pixels to aim crops at, int32 (M, 3): picture, y, x."""
+    """Prepared pictures. grey: uint8 (N, S, S). local: float16 (N, S, S). labels: uint8 (N, S, S), 0 sound, k + 1 of
+    CASTING_TYPES, IGNORED. spots: defect pixels to aim crops at, int16 (N, types, _SPOTS, 2): y, x; spot_count: uint8
+    (N, types), how many of them there are."""
 
     grey: NDArray[np.uint8]
     local: NDArray[np.float16]
     labels: NDArray[np.uint8]
-    spots: tuple[NDArray[np.int32], ...]
+    spots: NDArray[np.int16]
+    spot_count: NDArray[np.uint8]
+
+    def first(self, count: int) -> Pool:
+        """The first ``count`` pictures, without copying."""
+        return Pool(self.grey[:count], self.local[:count], self.labels[:count], self.spots[:count],
+                    self.spot_count[:count])  # fmt: skip
 
 
 def visible_labels(picture: Radiograph) -> NDArray[np.uint8]:
@@ -71,29 +85,59 @@ def visible_labels(picture: Radiograph) -> NDArray[np.uint8]:
     return labels
 
 
-def draw_picture(seed: int, side_px: int = 352) -> Radiograph:
+def draw_picture(seed: int, side_px: int = 384) -> Radiograph:
     """One picture of the mixture: most of it random castings, some conveyor housings, some reference plates.
 
-    The scale is log-uniform over MM_PER_PX; every fifth picture is a conveyor part or plate at 0.1 mm/px. Seeds of the
-    evaluation draw from the same mixture.
+    The scale is log-uniform over MM_PER_PX; conveyor parts and plates are at 0.1 mm/px, the former of 512 px. Seeds of
+    the evaluation draw from the same mixture; ``draw_examination`` draws from geometry that nobody trained on.
     """
     rng = np.random.default_rng([seed, 1])
-    mm_per_px = float(np.exp(rng.uniform(*np.log(MM_PER_PX))))
     share = rng.random()
-    if share < 0.12:
+    if share < 0.08:
         kind = ("sound", "acceptable", "rejectable", "crack")[int(rng.integers(0, 4))]
         return conveyor_part(seed, kind)  # type: ignore[arg-type]
-    if share < 0.18:
+    if share < 0.13:
         kind = CASTING_TYPES[int(rng.integers(0, len(CASTING_TYPES)))]
         # Plate seed 0 is the one that gets installed as a reference; it stays unseen.
         return reference_plate(kind, int(rng.integers(1, 9)), seed + 1, size_px=(side_px, side_px))
-    return simulate(seed, size_px=(side_px, side_px), mm_per_px=mm_per_px)
+    return simulate(seed, size_px=(side_px, side_px), mm_per_px=_some_scale(rng))
 
 
-def _prepared(job: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
-    """Grey, local view and labels of one picture, cut to a square after the views were made on the whole of it."""
-    seed, side_px = job
-    picture = draw_picture(seed, side_px)
+def draw_examination(seed: int, side_px: int = 512, *, sound: bool = False, mode: str | None = None) -> Radiograph:
+    """One picture of a geometry that no training picture shows (``castings.UNSEEN_FAMILIES``).
+
+    sound: without any discontinuity. mode: an imaging mode, by default one of those trained on. Raises UsageError for a
+    seed below EXPERIMENT_SEEDS_FROM.
+    """
+    if seed < EXPERIMENT_SEEDS_FROM:
+        raise UsageError(f"seed {seed} belongs to training or tuning", hint=f"seeds from {EXPERIMENT_SEEDS_FROM} on")
+    rng = np.random.default_rng([seed, 4])
+    families = tuple(UNSEEN_FAMILIES)
+    return simulate(
+        seed, size_px=(side_px, side_px), mm_per_px=_some_scale(rng), defects=() if sound else None, mode=mode,
+        structure=families[int(rng.integers(0, len(families)))],  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def draw_sound(seed: int, side_px: int = 384) -> Radiograph:
+    """One picture of the training mixture's geometry without any discontinuity."""
+    rng = np.random.default_rng([seed, 5])
+    if rng.random() < 0.1:
+        return conveyor_part(seed, "sound")
+    return simulate(seed, size_px=(side_px, side_px), mm_per_px=_some_scale(rng), defects=())
+
+
+def scale_of(seed: int) -> float:
+    """A scale in mm/px, log-uniform over MM_PER_PX, that belongs to a seed."""
+    return _some_scale(np.random.default_rng([seed, 1]))
+
+
+def _some_scale(rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(*np.log(MM_PER_PX))))
+
+
+def prepare_picture(seed: int, picture: Radiograph, side_px: int) -> Pool:
+    """One picture as a pool of one: cut to a square after the views were made on the whole of it, aimed at a defect."""
     local = prepare(picture.pixels, ("local",), LOCAL_SIGMA_PX)[0].astype(np.float16)
     labels = visible_labels(picture)
     height, width = labels.shape
@@ -103,60 +147,134 @@ def _prepared(job: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.float
     top = int(np.clip(y - side_px // 2 + rng.integers(-40, 41), 0, height - side_px))
     left = int(np.clip(x - side_px // 2 + rng.integers(-40, 41), 0, width - side_px))
     cut = np.s_[top : top + side_px, left : left + side_px]
-    return picture.pixels[cut], local[cut], labels[cut]
+    spots, count = _spots(rng, labels[cut])
+    grey = picture.pixels if picture.pixels.dtype == np.uint8 else (picture.pixels >> 8).astype(np.uint8)
+    return Pool(grey[cut][None], local[cut][None], labels[cut][None], spots[None], count[None])
 
 
-def make_pool(seeds: Iterable[int], side_px: int = 352, workers: int = 1) -> Pool:
-    """Simulate and prepare one picture per seed. Raises UsageError for a seed that evaluation owns."""
-    jobs = [(seed, side_px) for seed in seeds]
-    if any(seed >= EVALUATION_SEEDS_FROM for seed, _ in jobs):
+def _spots(rng: np.random.Generator, labels: NDArray[np.uint8]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Per type at most _SPOTS defect pixels, so that a large discontinuity is not aimed at more often."""
+    spots = np.zeros((len(CASTING_TYPES), _SPOTS, 2), np.int16)
+    count = np.zeros(len(CASTING_TYPES), np.uint8)
+    for label in np.unique(labels[(labels > 0) & (labels != IGNORED)]).tolist():
+        at = np.argwhere(labels == label)
+        at = at[rng.permutation(len(at))[:_SPOTS]]
+        spots[label - 1, : len(at)], count[label - 1] = at, len(at)
+    return spots, count
+
+
+def _shapes(count: int, side_px: int) -> dict[str, tuple[type, tuple[int, ...]]]:
+    types = len(CASTING_TYPES)
+    return {
+        "grey": (np.uint8, (count, side_px, side_px)), "local": (np.float16, (count, side_px, side_px)),
+        "labels": (np.uint8, (count, side_px, side_px)), "spots": (np.int16, (count, types, _SPOTS, 2)),
+        "spot_count": (np.uint8, (count, types)),
+    }  # fmt: skip
+
+
+def _fill(folder: Path, seeds: Sequence[int], side_px: int, start: int, stop: int) -> int:
+    """Simulate pictures ``start`` to ``stop`` into the files of a pool. Runs in a process of its own."""
+    cv2.setNumThreads(1)
+    planes = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+") for name in _shapes(len(seeds), side_px)
+    }
+    for index in range(start, stop):
+        one = prepare_picture(seeds[index], draw_picture(seeds[index], side_px), side_px)
+        for name, plane in planes.items():
+            plane[index] = getattr(one, name)[0]
+    return stop
+
+
+class GrowingPool:
+    """A pool on disk that grows while training goes on, and that a resumed run finds again.
+
+    folder: of its files. seeds: of the pictures, in the order they are made. ``first(n)`` waits until n of them are
+    there. Raises UsageError for a seed that evaluation owns, or for files of another pool.
+    """
+
+    def __init__(self, folder: Path, seeds: Sequence[int], side_px: int = 384, workers: int = 1) -> None:
+        if any(seed >= EVALUATION_SEEDS_FROM for seed in seeds):
+            raise UsageError(
+                f"seeds from {EVALUATION_SEEDS_FROM} on are for evaluation", hint="train and tune on smaller seeds"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ready_path = folder / "ready.json"
+        identity = {"seeds": [seeds[0], seeds[-1], len(seeds)], "side_px": side_px}
+        ready: dict[str, Any] = {**identity, "chunks": []}
+        if self._ready_path.exists():
+            ready = json.loads(self._ready_path.read_text(encoding="utf-8"))
+            if {key: ready[key] for key in identity} != identity:
+                raise UsageError(f"{folder} holds pictures of another run", hint="choose an empty folder")
+        else:
+            for name, (dtype, shape) in _shapes(len(seeds), side_px).items():
+                np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        self._ready = ready
+        self.count = len(seeds)
+        self._pool = Pool(**{
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r") for name in _shapes(len(seeds), side_px)
+        })  # fmt: skip
+        self._executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        self._chunks: dict[int, Future[int] | None] = {}
+        for start in range(0, len(seeds), _CHUNK):
+            stop = min(start + _CHUNK, len(seeds))
+            done = start in ready["chunks"]
+            self._chunks[start] = (
+                None if done else self._executor.submit(_fill, folder, tuple(seeds), side_px, start, stop)
+            )
+
+    def first(self, count: int) -> Pool:
+        """The first ``count`` pictures (at most all), waiting for them if they are still being made."""
+        count = min(count, self.count)
+        for start in range(0, count, _CHUNK):
+            future = self._chunks[start]
+            if future is not None:
+                future.result()
+                self._chunks[start] = None
+                self._ready["chunks"].append(start)
+                self._ready_path.write_text(json.dumps(self._ready) + "\n", encoding="utf-8")
+        return self._pool.first(count)
+
+    def close(self) -> None:
+        """Stop making pictures; those that are ready stay."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+def make_pool(seeds: Sequence[int], side_px: int = 384) -> Pool:
+    """Simulate and prepare one picture per seed in memory. Raises UsageError for a seed that evaluation owns."""
+    if any(seed >= EVALUATION_SEEDS_FROM for seed in seeds):
         raise UsageError(
             f"seeds from {EVALUATION_SEEDS_FROM} on are for evaluation", hint="train and tune on smaller seeds"
         )
-    shape = (len(jobs), side_px, side_px)
-    grey, local = np.empty(shape, np.uint8), np.empty(shape, np.float16)
-    labels = np.empty(shape, np.uint8)
-
-    def fill(results: Iterable[Any]) -> None:
-        for index, result in enumerate(results):
-            grey[index], local[index], labels[index] = result
-
-    if workers == 1:
-        fill(map(_prepared, jobs))
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            fill(pool.map(_prepared, jobs, chunksize=8))
-    return Pool(read_only(grey), read_only(local), read_only(labels), _spots(labels))
+    parts = [prepare_picture(seed, draw_picture(seed, side_px), side_px) for seed in seeds]
+    return join_pools(parts)
 
 
-def _spots(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], ...]:
-    """Per type at most 24 defect pixels of each picture, so that a large one is not aimed at more often."""
-    rng = np.random.default_rng(0)
-    found: list[list[NDArray[np.int32]]] = [[] for _ in CASTING_TYPES]
-    for index, plane in enumerate(labels):
-        for label in np.unique(plane[(plane > 0) & (plane != IGNORED)]).tolist():
-            at = np.argwhere(plane == label).astype(np.int32)
-            at = at[rng.permutation(len(at))[:24]]
-            found[label - 1].append(np.column_stack([np.full(len(at), index, np.int32), at]))
-    return tuple(np.concatenate(group) if group else np.empty((0, 3), np.int32) for group in found)
+def join_pools(parts: Sequence[Pool]) -> Pool:
+    """Pools of the same side, one after the other."""
+    return Pool(*(
+        read_only(np.concatenate([getattr(part, name) for part in parts]))
+        for name in ("grey", "local", "labels", "spots", "spot_count")
+    ))  # fmt: skip
 
 
 def sample_batch(
-    rng: np.random.Generator, pool: Pool, batch: int, crop_px: int, aimed: float = 0.65
+    rng: np.random.Generator, pool: Pool, batch: int, crop_px: int, aimed: float = 0.6
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Crops for one step: views float32 (batch, 2, crop, crop) and labels uint8 (batch, crop, crop).
 
     A share ``aimed`` of them shows a defect of an evenly drawn type, the rest lies anywhere; each is turned and
-    mirrored at random.
+    mirrored at random, half of them change their brightness and contrast.
     """
     count, side_px, _ = pool.grey.shape
     views = np.empty((batch, len(VIEWS), crop_px, crop_px), np.float32)
     labels = np.empty((batch, crop_px, crop_px), np.uint8)
-    types = [spots for spots in pool.spots if len(spots)]
+    types = np.flatnonzero(pool.spot_count.any(axis=0))
     for n in range(batch):
-        if types and rng.random() < aimed:
-            spots = types[int(rng.integers(0, len(types)))]
-            index, y, x = spots[int(rng.integers(0, len(spots)))].tolist()
+        if len(types) and rng.random() < aimed:
+            kind = types[int(rng.integers(0, len(types)))]
+            having = np.flatnonzero(pool.spot_count[:, kind])
+            index = int(having[int(rng.integers(0, len(having)))])
+            y, x = pool.spots[index, kind, int(rng.integers(0, pool.spot_count[index, kind]))].tolist()
             top, left = (int(v) - int(rng.integers(crop_px // 8, crop_px - crop_px // 8)) for v in (y, x))
         else:
             index = int(rng.integers(0, count))
@@ -164,7 +282,12 @@ def sample_batch(
         top, left = min(max(top, 0), side_px - crop_px), min(max(left, 0), side_px - crop_px)
         cut = np.s_[index, top : top + crop_px, left : left + crop_px]
         turns, mirror = int(rng.integers(0, 4)), bool(rng.integers(0, 2))
-        planes = (pool.grey[cut] * np.float32(1.0 / 255.0), pool.local[cut], pool.labels[cut])
-        turned = [np.rot90(plane[:, ::-1] if mirror else plane, turns) for plane in planes]
+        grey = pool.grey[cut] * np.float32(1.0 / 255.0)
+        if rng.random() < 0.5:
+            gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-0.1, 0.1)
+            grey = np.clip(grey * np.float32(gain) + np.float32(offset), 0.0, 1.0)
+        turned = [
+            np.rot90(plane[:, ::-1] if mirror else plane, turns) for plane in (grey, pool.local[cut], pool.labels[cut])
+        ]
         views[n, 0], views[n, 1], labels[n] = turned
     return views, labels

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -22,6 +24,8 @@ from edge_daemon.images import write_png_atomic
 from edge_daemon.memory import MemoryBank
 from edge_daemon.pipeline import Pipeline
 from edge_daemon.records import Outcome
+from edge_daemon.resources import engine_folder
+from edge_daemon.segment.bundle import seal
 from edge_daemon.simulator import conveyor_part
 from edge_daemon.testing.rig import Rig
 from edge_daemon.tickets import Ticket, new_record_id, utc_now
@@ -170,6 +174,22 @@ def test_a_site_that_demands_verified_rows_does_not_start_with_others(rig: Rig) 
     rig.config_path.write_text(rig.config_path.read_text().replace("[station]", "[station]\nrequire_verified = true"))
     assert "verified = false" in RECIPE
     with pytest.raises(ConfigError, match=r"require_verified: .*gas_porosity_round .* is not verified"):
+        Daemon(load_config(rig.config_path)).run()
+
+
+def test_a_site_that_demands_a_certificate_does_not_start_with_an_engine_without(rig: Rig) -> None:
+    bundle = Path(shutil.copytree(engine_folder("castings-xray"), rig.folder / "uncertified"))
+    certificate = json.loads((bundle / "certificate.json").read_text())
+    del certificate["claims"]
+    (bundle / "certificate.json").write_text(json.dumps(certificate))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    seal(bundle, {key: value for key, value in manifest.items() if key not in ("files", "seal")})
+    recipe = rig.folder / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('engine = "castings-xray"', f'engine = "{bundle}"'))
+    rig.config_path.write_text(
+        rig.config_path.read_text().replace("[station]", "[station]\nrequire_certificate = true")
+    )
+    with pytest.raises(ConfigError, match=r"require_certificate: .*was never certified"):
         Daemon(load_config(rig.config_path)).run()
 
 

@@ -98,7 +98,11 @@ def test_show_gives_the_engines_limits_and_the_second_time_from_the_cache(capsys
         for entry in level["metrics"]
         if (entry["metric"], entry["side_mm"]) == ("area_pct", 12.7)
     ]
-    assert areas == sorted(areas) and len(areas) == 8
+    # a plate's value that would have to be bent by more than a tenth is dropped, the others rise
+    kept = [area for area in areas if area is not None]
+    assert kept == sorted(kept)
+    assert len(areas) == 8
+    assert len(kept) >= 6
     assert main(["references", "show", NAME]) == 0
     text = capsys.readouterr().out
     assert "limits by masks" in text and "dropped" in text

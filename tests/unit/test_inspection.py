@@ -93,8 +93,13 @@ def test_limits_grow_with_the_level(station: Station) -> None:
     limits = station.levels["gas_porosity_round"]
     for side in (12.7, 25.4):
         values = [limits[level].area_pct[side] for level in range(1, 9)]
-        assert values == sorted(values)
-        assert values[7] > values[0]
+        # a plate whose value would have to be bent by more than a tenth has none; level 5 is what the recipe names
+        kept = [value for value in values if value is not None]
+        assert kept == sorted(kept)
+        assert len(kept) >= 6
+        assert values[4] is not None
+        assert values[7] is not None
+        assert values[7] > kept[0]
 
 
 def test_severity_names_the_smallest_level_that_is_met(station: Station) -> None:

@@ -60,6 +60,8 @@ HAPPENED: tuple[tuple[Callable[[Metrics], None], str, dict[str, str], float], ..
     (lambda m: m.plc(plc(overflowed=1)), "edge_triggers_overflowed_total", {}, 1),
     (lambda m: m.plc(plc(protocol_errors=1)), "edge_line_protocol_errors_total", {}, 1),
     (lambda m: m.plc(plc(ended={"DEADLINE": 4})), "edge_tickets_ended_total", {"reason": "DEADLINE"}, 4),
+    (lambda m: m.certificate(True, -2.5), "edge_certificate_valid", {}, 1),
+    (lambda m: m.certificate(False, 7.1), "edge_drift_log_martingale", {}, 7.1),
     (lambda m: m.engine("e", "ab", "onnx"), "edge_engine_info", {"name": "e", "sha256": "ab", "backend": "onnx"}, 1),
 )
 

@@ -5,6 +5,7 @@ Engine, camera and gate are played here, because the point is the moment at whic
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ class PlayedStation:
         self.engine, self.name, self.references, self.seals = PlayedEngine(), name, {}, Seals("0" * 64)
         self.verdict = PASSED
         self.expired: Reason | None = None
-        self.calibration, self.not_inspected = None, ()
+        self.calibration, self.not_inspected, self.sensitivity = None, (), None
         self.react: Callable[[np.ndarray], None] = lambda pixels: None
 
     def refusal(self, now_utc: str) -> Reason | None:
@@ -157,6 +158,7 @@ class Bench:
             camera=SimpleNamespace(max_delay_s=0.2, max_early_s=0.0, options=SimpleNamespace()),
             memory=SimpleNamespace(keep=config.get("keep", "none"), pictures=folder / "pictures"),
             mqtt=None,
+            require_certificate=False,
             watch=SimpleNamespace(self_test_s=config.get("self_test_s", 60.0)),
         )
         self.pipeline = Pipeline(
@@ -495,3 +497,60 @@ def test_an_expired_calibration_judges_nothing_and_is_not_ready(tmp_path: Path) 
         assert "CALIBRATION_EXPIRED" in one.pipeline.troubles()
         assert one.record(one.trigger(2)).reasons == ("CALIBRATION_EXPIRED",)
         assert one.line.permits == [1]
+
+
+# ---------------------------------------------------------------- the engine's certificate
+
+
+class PlayedClaims:
+    """Withdrawn with the second frame it sees."""
+
+    def __init__(self) -> None:
+        self.frames, self.reason = 0, None
+
+    def look(self, pixels: np.ndarray, coverage: Any, now_utc: str) -> None:
+        self.frames += 1
+        if self.frames == 2:
+            self.reason = Reason("CERTIFICATE_WITHDRAWN", "frames have drifted")
+
+    def notice(self) -> Reason | None:
+        return self.reason
+
+
+def test_a_withdrawn_certificate_is_said_in_every_record_and_changes_no_verdict(tmp_path: Path) -> None:
+    with bench(tmp_path) as one:
+        one.pipeline.claims = PlayedClaims()
+        said = [one.record(one.trigger(number)) for number in (1, 2, 3)]
+        assert [record.result for record in said] == ["PASS", "PASS", "PASS"]
+        notices = [record.document.get("notices") for record in said]
+        assert notices[0] is None
+        assert notices[1] == notices[2] == [{"code": "CERTIFICATE_WITHDRAWN", "text": "frames have drifted"}]
+        assert one.pipeline.troubles() == []
+        message = json.loads(module.result_payload(replace(said[2])))
+        assert message["notices"] == notices[2]
+        assert "notices" not in json.loads(module.result_payload(replace(said[0])))
+
+
+def test_a_site_that_demands_a_certificate_judges_nothing_once_it_is_withdrawn(tmp_path: Path) -> None:
+    with bench(tmp_path) as one:
+        one.config.require_certificate = True
+        one.pipeline.claims = PlayedClaims()
+        assert one.record(one.trigger(1)).result == "PASS"
+        assert one.pipeline.troubles() == []
+        one.record(one.trigger(2))
+        assert one.record(one.trigger(3)).reasons == ("CERTIFICATE_WITHDRAWN",)
+        assert one.pipeline.troubles() == ["CERTIFICATE_WITHDRAWN"]
+        assert one.line.permits == [1, 2]
+
+
+def test_another_engine_brings_its_own_certificate_and_the_same_one_keeps_what_is_known(tmp_path: Path) -> None:
+    with bench(tmp_path) as one:
+        made: list[Any] = []
+        one.pipeline._watch_claims = lambda station: made.append(station) or PlayedClaims()
+        one.pipeline.claims = first = PlayedClaims()
+        one.pipeline.use_station(PlayedStation("same engine"))
+        assert one.pipeline.claims is first and made == []
+        other = PlayedStation("other engine")
+        other.seals = Seals("1" * 64)
+        one.pipeline.use_station(other)
+        assert made == [other] and one.pipeline.claims is not first

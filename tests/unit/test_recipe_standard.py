@@ -147,13 +147,13 @@ name = "seal"
 polygon = [["0 mm", "0 mm"], ["10 mm", "0 mm"], ["10 mm", "51.2 mm"], ["0 mm", "51.2 mm"]]
 
 [[rule]]
-type = "gas_hole"
+type = "gas_porosity_round"
 kind = "SIZE_MM"
 limit = "2 mm"
 
 [[rule]]
 zone = "seal"
-type = "gas_hole"
+type = "gas_porosity_round"
 kind = "SIZE_MM"
 limit = "0.5 mm"
 """
@@ -165,7 +165,7 @@ def zoned(tmp_path: Path, engine: Engine) -> Station:
     return prepare_station(engine, load_recipe(written(tmp_path, ZONES)))
 
 
-def bar(first: int, last: int, label: int = 1) -> np.ndarray:
+def bar(first: int, last: int, label: int = 2) -> np.ndarray:
     labels = np.zeros((512, 512), np.uint8)
     labels[200, first : last + 1] = label
     return labels
@@ -205,8 +205,9 @@ def test_a_zone_that_is_not_wholly_in_the_picture_was_not_inspected(zoned: Stati
 def test_the_document_names_the_zone(zoned: Station) -> None:
     inspection = zoned.inspect_labels(bar(10, 19))
     document = document_of(zoned, inspection, record_id="r", image=None, image_sha256=None)
-    assert {(one["type"], one["zone"], one["outcome"]) for one in document["types"] if one["type"] == "gas_hole"} == {
-        ("gas_hole", "seal", "FAIL"), ("gas_hole", None, "PASS"),
+    pores = [one for one in document["types"] if one["type"] == "gas_porosity_round"]
+    assert {(one["type"], one["zone"], one["outcome"]) for one in pores} == {
+        ("gas_porosity_round", "seal", "FAIL"), ("gas_porosity_round", None, "PASS"),
     }  # fmt: skip
     assert [defect["feret_max_mm"] for defect in document["defects"]] == [pytest.approx(np.hypot(1.0, 0.1))]
 
@@ -231,7 +232,7 @@ def test_uncertainty_and_combination_come_from_the_recipe(tmp_path: Path, engine
     assert station.uncertainty.edge_mm == 0.02
     measured = station.inspect_labels(bar(10, 19)).measurement
     assert measured is not None
-    assert dict(measured.types["gas_hole"].max_size_mm.budget)["edge"] == pytest.approx(0.02 * 2**0.5)
+    assert dict(measured.types["gas_porosity_round"].max_size_mm.budget)["edge"] == pytest.approx(0.02 * 2**0.5)
 
 
 # ---------------------------------------------------------------- evidence
@@ -302,7 +303,7 @@ def test_a_zone_has_the_parts_own_rules_unless_it_has_its_own(tmp_path: Path, en
 def test_a_pore_across_a_zones_border_is_no_window_full_of_defect(tmp_path: Path, engine: Engine) -> None:
     """Windows that hold hardly anything of the zone say nothing about it."""
     text = ZONES.split("[[rule]]")[0] + (
-        '[[rule]]\ntype = "gas_hole"\nkind = "AREA_PCT"\nlimit = 1.0\nwindows = ["5 mm"]\nguard = 0.0\n'
+        '[[rule]]\ntype = "gas_porosity_round"\nkind = "AREA_PCT"\nlimit = 1.0\nwindows = ["5 mm"]\nguard = 0.0\n'
     )
     station = prepare_station(engine, load_recipe(written(tmp_path, text)))
     verdict = station.inspect_labels(bar(98, 101)).verdict
@@ -338,11 +339,28 @@ def test_limits_from_masks_do_not_cancel_the_engines_bias(tmp_path: Path, engine
     assert station.uncertainty.for_type("gas_porosity_round").edge_mm == pytest.approx(0.1 * np.hypot(bias, spread))
 
 
-def test_another_polarity_than_the_engines_is_refused(tmp_path: Path, engine: Engine) -> None:
+def test_the_opposite_polarity_is_turned_round(tmp_path: Path, engine: Engine) -> None:
+    """A negative under a recipe that says so is judged as its positive; the plates keep their own polarity."""
+    pixels = conveyor_part(970_013, "rejectable").pixels
+    plain = prepare_station(engine, load_recipe(written(tmp_path, DEMO)))
     station = prepare_station(engine, load_recipe(written(tmp_path, 'polarity = "dark_void"\n' + DEMO)))
-    verdict = station.inspect(conveyor_part(970_013, "sound").pixels).verdict
-    assert verdict.outcome is Outcome.NOT_EVALUABLE
-    assert verdict.reasons[0].code == "GATE_POLARITY"
+    positive, negative = plain.inspect(pixels), station.inspect(255 - pixels)
+    assert np.array_equal(negative.labels, positive.labels)
+    assert negative.verdict.outcome is positive.verdict.outcome is Outcome.FAIL
+    assert negative.verdict.types[0].comparisons == positive.verdict.types[0].comparisons
+
+
+def test_what_looks_alike_is_judged_by_the_rule_for_the_others_too(tmp_path: Path, engine: Engine) -> None:
+    """A gas hole that its own rule allows may be a cavity, of which the recipe permits none."""
+    assert "shrinkage_cavity" in engine.bundle.alike("gas_hole")
+    head = ZONES.split("[[zone]]")[0].split("[[rule]]")[0]
+    hole = '[[rule]]\ntype = "gas_hole"\nkind = "SIZE_MM"\nlimit = "2 mm"\n'
+    cavity = hole.replace("gas_hole", "shrinkage_cavity") + hole.replace("gas_hole", "foreign_less_dense")
+    outcomes = []
+    for text in (head + hole, head + hole + cavity):
+        station = prepare_station(engine, load_recipe(written(tmp_path, text)))
+        outcomes.append(station.inspect_labels(bar(200, 205, 1)).verdict.outcome)
+    assert outcomes == [Outcome.FAIL, Outcome.PASS]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,11 @@ from edge_daemon.segment.onnx import OnnxEngine
 from edge_daemon.segment.prepare import prepare
 from edge_daemon.segment.protocol import Tensors
 from edge_daemon.segment.see import (
+    blind_pixels,
     contrast_and_clipped_pct,
     coverage_from_logits,
     known_p,
+    name_regions,
     see,
     segmentation_from_logits,
 )
@@ -388,7 +390,7 @@ def gated(**changes: object) -> dict:
         (frame(64, 64), {"mm_per_px": (0.1, 0.51)}, "GATE_SCALE"),
         (frame(64, 64), {"mm_per_px": (0.049,)}, "GATE_SCALE"),
         (frame(64, 64), {"mm_per_px": (math.nan,)}, "GATE_SCALE"),
-        (frame(64, 64), {"polarity": "dark_void"}, "GATE_POLARITY"),
+        (frame(64, 64), {"polarity": "none"}, "GATE_POLARITY"),
     ],
 )
 def test_gate_refuses_and_the_network_never_sees_it(
@@ -463,3 +465,65 @@ def test_everything_around_the_network_is_fast() -> None:
         times_ms.append((time.thread_time_ns() - start_ns) / 1e6)
     assert len(found.regions) > 20
     assert min(times_ms) < 10.0
+
+
+# -- polarity, blindness, types that look alike -----------------------------------------------------------------------
+
+
+def test_a_picture_of_the_opposite_polarity_is_turned_round(tmp_path: Path) -> None:
+    """A negative with its polarity stated gives what the positive gives; stated wrongly it does not."""
+    engine = OnnxEngine(tiny_bundle(tmp_path / "b"))
+    for pixels in (frame(64, 80), frame(64, 80).astype(np.uint16) * 257):
+        negative = np.iinfo(pixels.dtype).max - pixels
+        right = see(engine, pixels, polarity="bright_void")
+        turned = see(engine, negative, polarity="dark_void")
+        assert right.coverage is not None
+        assert np.array_equal(turned.coverage, right.coverage)
+        assert np.array_equal(turned.labels, right.labels)
+        assert turned.regions == right.regions
+        assert not np.array_equal(see(engine, negative, polarity="bright_void").coverage, right.coverage)
+
+
+def test_burnt_out_and_black_places_are_named_blind(tmp_path: Path) -> None:
+    """By brute force: at least 13 of the 25 pixels around are clipped; a lone clipped pixel is not."""
+    pixels = frame(40, 50)
+    pixels[5:15, 5:20], pixels[25:33, 30:44], pixels[20, 5] = 255, 0, 255
+    clipped = (pixels == 255) | (pixels == 0)
+    padded = np.pad(clipped, 2, mode="symmetric")
+    expected = np.array([[padded[y : y + 5, x : x + 5].sum() >= 13 for x in range(50)] for y in range(40)])
+    assert np.array_equal(blind_pixels(pixels), expected)
+    assert expected[10, 10]
+    assert not expected[20, 5]
+    colour = np.repeat(pixels[:, :, None], 3, axis=2)
+    colour[30, 35] = (0, 0, 1)  # black in two channels only
+    assert blind_pixels(colour)[28, 33]
+    seen = see(OnnxEngine(tiny_bundle(tmp_path / "b")), np.clip(pixels, 1, 255))
+    assert seen.blind is not None
+    assert seen.blind[10, 10]
+    assert not seen.blind.flags.writeable
+
+
+def test_types_that_look_alike_are_weighed_together() -> None:
+    """0.3 + 0.3 of a group beat 0.4 outside it; the better member names the region, the other is no runner-up."""
+    share = np.array([[0.3, 0.4, 0.3], [0.1, 0.8, 0.1], [0.5, 0.2, 0.3]])
+    alone = name_regions(share, TYPES)
+    assert [(best, runner) for best, runner, _ in alone] == [(1, 0), (1, 0), (0, 2)]
+    assert [strange for _, _, strange in alone] == pytest.approx([0.6, 0.2, 0.5])
+    group = (TYPES[0], TYPES[2])
+    grouped = name_regions(share, TYPES, (group,))
+    assert [(best, runner) for best, runner, _ in grouped] == [(0, 1), (1, 0), (0, 1)]
+    assert [strange for _, _, strange in grouped] == pytest.approx([0.4, 0.2, 0.2])
+    assert name_regions(share[:1], TYPES, (TYPES,))[0][1] is None
+
+
+def test_a_region_says_what_it_cannot_be_told_from() -> None:
+    defect = np.full((6, 6), 9.0)
+    types = np.zeros((3, 6, 6))
+    types[1] = 0.4
+    plain = segmentation_from_logits(tensors(defect, types), TYPES, thresholds(unknown_alpha=0.001))
+    grouped = segmentation_from_logits(
+        tensors(defect, types), TYPES, thresholds(unknown_alpha=0.001), ((TYPES[0], TYPES[2]),)
+    )
+    assert (plain.regions[0].type, plain.regions[0].runner_up, plain.regions[0].alike) == (TYPES[1], TYPES[0], ())
+    assert (grouped.regions[0].type, grouped.regions[0].runner_up) == (TYPES[0], TYPES[1])
+    assert grouped.regions[0].alike == (TYPES[0], TYPES[2])

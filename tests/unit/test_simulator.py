@@ -160,7 +160,9 @@ def test_conveyor_shows_one_design_in_slightly_different_poses() -> None:
     other = simulate(3, structure="casting").pixels
     small = [cv2.resize(p, (24, 24), interpolation=cv2.INTER_AREA).ravel() for p in (first, second, other)]
     assert np.corrcoef(small)[0, 1] > 0.7 > np.abs(np.corrcoef(small)[0, 2]) + 0.2
-    assert (first == 255).mean() < 0.01
+    # air may burn out, the part may not
+    assert (first == 255).mean() < 0.25
+    assert (cv2.erode((first >= 250).astype(np.uint8), np.ones((5, 5))) * (first < 200)).sum() == 0
     assert 90 < np.median(first) < 130
 
 

@@ -50,6 +50,11 @@ ROWS: list[tuple[str, list[Panel]]] = [
                  (f"station:edge_reject_share:ratio7d{{{_S}}}", "{{station}} week")], None,
             ),
             (
+                "Evidence of drift (the alarm is at 6.9) and the certificate", "timeseries", "short", 12,
+                [(f"edge_drift_log_martingale{{{_S}}}", "{{station}} ln martingale"),
+                 (f"edge_certificate_valid{{{_S}}}", "{{station}} certificate holds")], None,
+            ),
+            (
                 "Share with a defect of unknown type", "timeseries", "percentunit", 12,
                 [(f"station:edge_unknown_share:ratio1h{{{_S}}}", "{{station}} hour"),
                  (f"station:edge_unknown_share:ratio7d{{{_S}}}", "{{station}} week")], None,
