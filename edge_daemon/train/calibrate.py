@@ -153,8 +153,9 @@ def thresholds_document(
     document = {
         "temperature": round(temperature, 5),
         "bias": round(bias, 5),
-        "seed": round(_sigmoid(cut.seed / temperature + bias), 7),
-        "grow": round(_sigmoid(cut.grow / temperature + bias), 7),
+        # Below 1 however large the logit: a threshold of exactly 1 is none, and the bundle's reader refuses it.
+        "seed": min(round(_sigmoid(cut.seed / temperature + bias), 7), 1.0 - 1e-6),
+        "grow": min(round(_sigmoid(cut.grow / temperature + bias), 7), 1.0 - 1e-6),
         "min_region_px": cut.least_px,
         "unknown_alpha": _UNKNOWN_ALPHA,
     }
