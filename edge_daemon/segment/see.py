@@ -74,8 +74,7 @@ def see(
 
 def blind_pixels(pixels: NDArray[Any]) -> NDArray[np.bool_]:
     """bool (H, W): where at least half of the 5 x 5 pixels around are clipped, so that no defect could be seen."""
-    channels = pixels if pixels.ndim == 2 else np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
-    clipped = (channels >= _CLIPPED_FROM[pixels.dtype]) | (channels == 0)
+    clipped = _clipped(pixels)
     if not clipped.any():
         return np.zeros(clipped.shape, bool)
     around = cv2.boxFilter(clipped.view(np.uint8), cv2.CV_16S, (5, 5), normalize=False, borderType=cv2.BORDER_REFLECT)
@@ -293,9 +292,13 @@ def contrast_and_clipped_pct(pixels: NDArray[Any]) -> tuple[float, float]:
     bins = min(full_range, _HISTOGRAM_BINS)
     cumulative = np.cumsum(cv2.calcHist([grey], [0], None, [bins], [0, full_range]).reshape(-1), dtype=np.float64)
     low, high = np.searchsorted(cumulative, [_QUANTILE * grey.size, (1.0 - _QUANTILE) * grey.size])
+    return float(high - low) / (bins - 1), 100.0 * np.count_nonzero(_clipped(pixels)) / grey.size
+
+
+def _clipped(pixels: NDArray[Any]) -> NDArray[np.bool_]:
+    """bool (H, W): black in all channels, or full in any."""
     channels = pixels if pixels.ndim == 2 else np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
-    clipped = np.count_nonzero(channels >= _CLIPPED_FROM[pixels.dtype]) + np.count_nonzero(channels == 0)
-    return float(high - low) / (bins - 1), 100.0 * clipped / grey.size
+    return np.asarray((channels >= _CLIPPED_FROM[pixels.dtype]) | (channels == 0), np.bool_)
 
 
 def image_gate(

@@ -36,10 +36,13 @@ __all__ = [
     "Limits",
     "answer",
     "calibrate",
+    "dilated",
     "fit_sigmoid",
     "known_scores",
+    "logit",
     "near_truth",
     "passes_gate",
+    "sigmoid",
     "thresholds_document",
 ]  # fmt: skip
 
@@ -88,10 +91,11 @@ def answer(engine: Engine, picture: Radiograph) -> Answer:
 
 def near_truth(picture: Radiograph, within_px: int = 2) -> NDArray[np.bool_]:
     """Pixels at most ``within_px`` from any discontinuity, visible or not: a region that touches them is not false."""
-    return _dilated(picture.labels > 0, within_px)
+    return dilated(picture.labels > 0, within_px)
 
 
-def _dilated(mask: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
+def dilated(mask: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
+    """bool (H, W): the pixels at most ``by_px`` away, by the larger of the two directions."""
     side = 2 * by_px + 1
     return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), bool)
 
@@ -154,8 +158,8 @@ def thresholds_document(
         "temperature": round(temperature, 5),
         "bias": round(bias, 5),
         # Below 1 however large the logit: a threshold of exactly 1 is none, and the bundle's reader refuses it.
-        "seed": min(round(_sigmoid(cut.seed / temperature + bias), 7), 1.0 - 1e-6),
-        "grow": min(round(_sigmoid(cut.grow / temperature + bias), 7), 1.0 - 1e-6),
+        "seed": min(round(sigmoid(cut.seed / temperature + bias), 7), 1.0 - 1e-6),
+        "grow": min(round(sigmoid(cut.grow / temperature + bias), 7), 1.0 - 1e-6),
         "min_region_px": cut.least_px,
         "unknown_alpha": _UNKNOWN_ALPHA,
     }
@@ -167,11 +171,13 @@ def thresholds_document(
     return {**document, "known_scores": known_scores(engine, known, thresholds, groups), "gate": gate}
 
 
-def _sigmoid(value: float) -> float:
+def sigmoid(value: float) -> float:
+    """The share in (0, 1) of a logit."""
     return 1.0 / (1.0 + math.exp(-value))
 
 
-def _logit(p: float) -> float:
+def logit(p: float) -> float:
+    """The logit of a share in (0, 1)."""
     return math.log(p / (1.0 - p))
 
 
@@ -219,7 +225,7 @@ class Cut:
 
 
 def _near_marks(one: Answer, cut: Cut) -> NDArray[np.bool_]:
-    near = _dilated(cut.marks(one.tensors.defect[0, 0]), _NEAR_PX)
+    near = dilated(cut.marks(one.tensors.defect[0, 0]), _NEAR_PX)
     return np.asarray(near & (one.visible != IGNORED), np.bool_)
 
 
@@ -238,7 +244,7 @@ def _balanced(answers: Sequence[Answer], cut: Cut, temperature: float, bias: flo
                 continue
             window = _around(statistics[number], 2 * _NEAR_PX, seen.shape)
             spot = image[window] == number
-            near = _dilated(spot, _NEAR_PX)
+            near = dilated(spot, _NEAR_PX)
             if (one.picture.labels[window] > 0)[near & ~spot].any() or marks[window][spot].mean() < FOUND_SHARE:
                 continue
             spots.append((logits[window][near & marks[window]], area))
@@ -339,13 +345,13 @@ def _hysteresis(
     temperature, bias = rough
     best: tuple[float, Cut] | None = None
     for grow_share in _GROWS:
-        grow = (_logit(grow_share) - bias) * temperature
+        grow = (logit(grow_share) - bias) * temperature
         pictures = [_grown(one, grow) for one in answers]
         regions = [_loudest(logits, grow) for logits in quiet]
         for least_px in _LEAST_PX:
             loud = np.array([max((peak for peak, px in one if px >= least_px), default=-np.inf) for one in regions])
             for seed_share in _SEEDS:
-                seed = (_logit(seed_share) - bias) * temperature
+                seed = (logit(seed_share) - bias) * temperature
                 if seed < grow or (len(loud) and (loud >= seed).mean() > limits.false_per_sound):
                     continue
                 false, recall, overlap = _try(pictures, seed, least_px)
@@ -355,7 +361,7 @@ def _hysteresis(
     if best is not None:
         return best[1]
     # A network that raises too much at every threshold gets the strictest; its certificate will say so.
-    strictest = [(_logit(share) - bias) * temperature for share in (_SEEDS[-1], _GROWS[-1])]
+    strictest = [(logit(share) - bias) * temperature for share in (_SEEDS[-1], _GROWS[-1])]
     return Cut(strictest[0], strictest[1], _LEAST_PX[-1])
 
 

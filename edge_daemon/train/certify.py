@@ -1,4 +1,4 @@
-"""What a bundle can do on simulated pictures nobody tuned anything on; the counting itself is ``scoring.py``'s.
+"""What a bundle can do on the demo's conveyor; the counting itself is ``scoring.py``'s.
 
 Not covered: real radiographs; ``evaluation.py`` takes those.
 """
@@ -18,22 +18,12 @@ from ..segment.onnx import OnnxEngine
 from ..segment.see import see
 from ..simulator import conveyor_part
 from .calibrate import FOUND_SHARE
-from .figures import proportion, summarise
+from .figures import proportion
 from .labelled import Labelled
-from .scoring import names_of, score_picture, score_pictures, simulated
+from .scoring import names_of, score_picture
 from .statistics import clopper_pearson
 
-__all__ = ["clopper_pearson", "evaluate_bundle", "evaluate_conveyor", "machine"]
-
-
-def evaluate_bundle(folder: Path, seeds: Sequence[int], *, threads: int = 2) -> dict[str, Any]:
-    """Figures of the bundle on the mixture of simulated pictures, one per seed; keys as ``figures.summarise`` says."""
-    engine = OnnxEngine(load(folder), threads=threads)
-    try:
-        scores = [score for _, _, score in score_pictures(engine, simulated(seeds))]
-        return {"seeds": [min(seeds), max(seeds)], **summarise(engine.bundle, scores)}
-    finally:
-        engine.close()
+__all__ = ["clopper_pearson", "evaluate_conveyor", "machine"]
 
 
 def evaluate_conveyor(folder: Path, seeds: Sequence[int], *, threads: int = 2) -> dict[str, Any]:

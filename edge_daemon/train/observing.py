@@ -13,7 +13,6 @@ An indication is an 8-connected visible spot of the truth; it is found when a qu
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -29,7 +28,7 @@ from ..segment.drift import frame_scores
 from ..segment.protocol import Engine
 from ..segment.see import find_blobs, see
 from ..simulator import Radiograph, conveyor_part
-from .calibrate import FOUND_SHARE
+from .calibrate import FOUND_SHARE, logit, sigmoid
 from .labelled import UNTYPED, Labelled
 from .pictures import IGNORED, draw_examination, draw_picture, visible_labels
 
@@ -117,24 +116,16 @@ class Observed:
 
 def grids_for(thresholds: Thresholds) -> Grids:
     """The grids of a bundle: fixed by its thresholds alone, before any calibration picture is seen."""
-    low, high = _logit(thresholds.grow), _logit(max(0.995, thresholds.seed))
-    spaced = [round(_sigmoid(value), 6) for value in np.linspace(low, high, _POINTS).tolist()]
+    low, high = logit(thresholds.grow), logit(max(0.995, thresholds.seed))
+    spaced = [round(sigmoid(value), 6) for value in np.linspace(low, high, _POINTS).tolist()]
     # The first must not fall below grow by rounding.
     seeds = sorted({thresholds.grow, thresholds.seed, *(one for one in spaced if one > thresholds.grow)})
     chain = []
-    for value in np.linspace(_logit(0.01), _logit(0.6), _CHAIN).tolist():
-        grow = round(_sigmoid(value), 6)
-        seed = min(max(grow, round(_sigmoid(value + 1.0), 6)), 0.999)
+    for value in np.linspace(logit(0.01), logit(0.6), _CHAIN).tolist():
+        grow = round(sigmoid(value), 6)
+        seed = min(max(grow, round(sigmoid(value + 1.0), 6)), 0.999)
         chain.append(replace(thresholds, seed=seed, grow=grow))
     return Grids(tuple(seeds), seeds.index(thresholds.seed), tuple(chain))
-
-
-def _logit(p: float) -> float:
-    return math.log(p / (1.0 - p))
-
-
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x))
 
 
 def picture_sha256(pixels: NDArray[np.generic]) -> str:

@@ -34,7 +34,7 @@ from ..segment.protocol import Engine
 from ..segment.see import see
 from ..simulator import CASTING_TYPES, Radiograph
 from .annotations import Box
-from .calibrate import FOUND_SHARE
+from .calibrate import FOUND_SHARE, dilated
 from .detection import Boxes, Detections, candidates, hits
 from .labelled import IGNORED, UNTYPED, Labelled
 from .pictures import draw_picture, visible_labels
@@ -210,7 +210,7 @@ def _by_mask(
     indications, areas, edges = _indications(view, answer, picture.mm_per_px)
     here = np.flatnonzero(any_truth | marked)
     code = truth.reshape(-1)[here].astype(np.int64) * 256 + labels.reshape(-1)[here]
-    around = _grown(seen, _AREA_WITHIN_PX) & (truth != IGNORED)
+    around = dilated(seen, _AREA_WITHIN_PX) & (truth != IGNORED)
     known = sum(region.known for region in answer.regions)
     return PictureScore(
         picture.name, picture.series, picture.part,
@@ -222,11 +222,6 @@ def _by_mask(
         areas=tuple(areas), edge_px=edges,
         detections=Detections(found, confidence, _boxes_of(seen), _boxes_of(any_truth & ~seen)),
     )  # fmt: skip
-
-
-def _grown(mask: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
-    side = 2 * by_px + 1
-    return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((side, side), np.uint8)).view(bool))
 
 
 def _boxes_of(mask: NDArray[np.bool_]) -> Boxes:
@@ -252,7 +247,7 @@ def _false_regions(view: _View) -> tuple[tuple[float, tuple[int, int, int, int]]
     count = len(view.regions)
     touching = np.zeros(count, bool)
     if view.any_truth.any():
-        touching[view.component[_grown(view.any_truth, _FALSE_WITHIN_PX)]] = True
+        touching[view.component[dilated(view.any_truth, _FALSE_WITHIN_PX)]] = True
     if count == 1 or touching[1:].all():
         return ()
     marked = view.component.reshape(-1)
@@ -318,7 +313,7 @@ def _indications(
             indications.append(Indication(kind, diameter_px, diameter_mm, found, name, (x, y, width, height), blind))
             if not found:
                 continue
-            within = _grown(spot, _AREA_WITHIN_PX)
+            within = dilated(spot, _AREA_WITHIN_PX)
             if kind is not None and not (near.any_truth & within & ~spot).any():
                 surplus = float(near.coverage[within & (near.labels > 0)].sum()) - area_px
                 sums = outlines.setdefault(kind, [0.0, 0.0])
@@ -346,8 +341,8 @@ def _area(
     window = _window((left, top, right - left, bottom - top), spots.shape, _AREA_WITHIN_PX)
     near, spot = view.cut(window), spots[window] == number
     own = np.isin(near.component, regions)
-    reach = _grown(own, _AREA_WITHIN_PX)
-    alone = _grown(own | spot, _AREA_WITHIN_PX)
+    reach = dilated(own, _AREA_WITHIN_PX)
+    alone = dilated(own | spot, _AREA_WITHIN_PX)
     if (near.any_truth & alone & ~spot).any() or ((near.component > 0) & alone & ~own).any():
         return []
     summed, marked = (float(near.coverage[where].sum(dtype=np.float64)) for where in (reach, own))
@@ -361,7 +356,7 @@ def _reliability(
     counted = truth != IGNORED
     near = coverage > np.float32(_NEAR_COVERAGE)
     if seen.any():
-        near |= _grown(seen, _NEAR_PX)
+        near |= dilated(seen, _NEAR_PX)
     here = np.flatnonzero(near & counted)
     value, defect = coverage.reshape(-1)[here], seen.reshape(-1)[here]
     cell = np.minimum((value * np.float32(BINS)).astype(np.intp), BINS - 1)

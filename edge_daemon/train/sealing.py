@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +26,7 @@ from ..segment.prepare import VIEWS
 from ..simulator import CASTING_TYPES, Radiograph
 from .calibrate import Limits, calibrate
 from .certify import evaluate_conveyor, machine
+from .evaluation import SCENES
 from .figures import summarise
 from .network import MULTIPLE_OF_PX, CastingNet, export_onnx, parameter_count
 from .pictures import (
@@ -34,7 +34,6 @@ from .pictures import (
     LOCAL_SIGMA_PX,
     MM_PER_PX,
     TUNING_SEEDS_FROM,
-    draw_examination,
     draw_picture,
     draw_sound,
 )
@@ -143,18 +142,12 @@ def _manifest(name: str, bundle_version: str, trained_on: str, groups: Sequence[
 
 # ---- the certificate ------------------------------------------------------------------------------------------------
 
-_DRAW: Mapping[str, Callable[[int], Radiograph]] = {
-    "mixture": draw_picture,
-    "unseen": draw_examination,
-    "sound": partial(draw_examination, sound=True),
-}
-
 
 def _scores(folder: Path, scenes: str, seeds: range) -> list[PictureScore]:
     """The counts of pictures of one kind; runs in a process of its own."""
     engine = OnnxEngine(bundles.load(folder), threads=1)
     try:
-        return [score for _, _, score in score_pictures(engine, simulated(seeds, _DRAW[scenes], scenes))]
+        return [score for _, _, score in score_pictures(engine, simulated(seeds, SCENES[scenes], scenes))]
     finally:
         engine.close()
 
