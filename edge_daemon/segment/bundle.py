@@ -107,7 +107,8 @@ class Qualified:
 class Bundle:
     """A verified bundle. sha256: of the manifest's bytes, and so of everything. Compared by identity.
 
-    groups: types it cannot tell apart from a single view; a type stands in at most one. model_bytes: the ONNX model
+    groups: types it cannot tell apart from a single view; a type stands in at most one. type_stride_px: the type logits
+    have one value for a square of so many pixels a side. model_bytes: the ONNX model
     whose hash was checked; runtimes load these bytes, never the file again. manifest: all keys as sealed, read-only at
     the top level.
     """
@@ -119,6 +120,7 @@ class Bundle:
     input: InputSpec
     defect_output: str
     type_output: str
+    type_stride_px: int
     thresholds: Thresholds
     qualified: Qualified
     sha256: str
@@ -249,6 +251,9 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
     spec = _parse_input(reader.sub("input"))
     outputs = reader.sub("output")
     defect_output, type_output = outputs.text("defect"), outputs.text("type")
+    type_stride_px = outputs.whole("type_stride_px", 1, 64) if "type_stride_px" in outputs.document else 1
+    if spec.multiple_of_px % type_stride_px:
+        raise outputs.wrong("type_stride_px", type_stride_px, f"a divisor of multiple_of_px = {spec.multiple_of_px}")
     outputs.done()
     version = reader.text("version")
     for key in ("created_utc", "licence"):
@@ -270,6 +275,7 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
         input=spec,
         defect_output=defect_output,
         type_output=type_output,
+        type_stride_px=type_stride_px,
         thresholds=_parse_thresholds(_json_member(folder, members, "thresholds.json"), types),
         qualified=qualified,
         sha256=sha256_hex(data),

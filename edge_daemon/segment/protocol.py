@@ -22,13 +22,15 @@ __all__ = ["Engine", "Tensors", "check_batch", "checked_tensors"]
 class Tensors:
     """What a network answers: logits, before any calibration.
 
-    defect: float32 (N, 1, H, W), of "this pixel is defect". type: float32 (N, K, H, W), one plane per type of the
-    bundle in its order; means something only where there is a defect. Both finite and owned by the caller: the next
-    ``infer`` does not write to them.
+    defect: float32 (N, 1, H, W), of "this pixel is defect". type: float32 (N, K, ceil(H / s), ceil(W / s)), one plane
+    per type of the bundle in its order, with s = type_stride_px: pixel (y, x) belongs to value (y // s, x // s); means
+    something only where there is a defect. Both finite and owned by the caller: the next ``infer`` does not write to
+    them.
     """
 
     defect: NDArray[np.float32]
     type: NDArray[np.float32]
+    type_stride_px: int = 1
 
 
 class Engine(Protocol):
@@ -86,7 +88,11 @@ def checked_tensors(bundle: Bundle, batch: NDArray[Any], defect: NDArray[Any], t
     A NaN compares false with every threshold and would so read as "sound"; nothing past this line may hold one.
     """
     count, _, height, width = batch.shape
-    wanted = {"defect": (defect, (count, 1, height, width)), "type": (types, (count, len(bundle.types), height, width))}
+    stride = bundle.type_stride_px
+    wanted = {
+        "defect": (defect, (count, 1, height, width)),
+        "type": (types, (count, len(bundle.types), height // stride, width // stride)),
+    }
     for what, (answer, shape) in wanted.items():
         if answer.dtype != np.float32 or answer.shape != shape:
             raise EngineError(
@@ -100,4 +106,4 @@ def checked_tensors(bundle: Bundle, batch: NDArray[Any], defect: NDArray[Any], t
                 code="ANSWER",
                 hint="run `edge-daemon engine verify`; the model or its precision is broken",
             )
-    return Tensors(defect, types)
+    return Tensors(defect, types, stride)

@@ -84,7 +84,7 @@ def blind_pixels(pixels: NDArray[Any]) -> NDArray[np.bool_]:
 def segmentation_from_logits(
     tensors: Tensors, types: tuple[str, ...], thresholds: Thresholds, groups: Sequence[Sequence[str]] = ()
 ) -> Segmentation:
-    """Labels, coverage and regions from the logits of one whole picture: defect (1, 1, H, W), type (1, K, H, W).
+    """Labels, coverage and regions from the logits of one whole picture.
 
     Each 8-connected region gets exactly one type: the argmax of the coverage-weighted mean softmax over its pixels;
     unknown (label 255) if the conformal p-value of that type is below ``unknown_alpha``. Types that the engine cannot
@@ -93,7 +93,7 @@ def segmentation_from_logits(
     Raises EngineError (code ANSWER) if a defect logit, or a type logit inside a region, is not finite.
     """
     coverage = coverage_from_logits(tensors.defect[0, 0], thresholds)
-    blobs = find_blobs(coverage, tensors.type[0], thresholds)
+    blobs = find_blobs(coverage, tensors.type[0], thresholds, tensors.type_stride_px)
     label_of = np.zeros(len(blobs.type_share), np.uint8)
     regions = []
     names = name_regions(blobs.type_share, types, groups)
@@ -199,12 +199,14 @@ class Blobs:
     bbox_px: NDArray[np.int32]
 
 
-def find_blobs(coverage: NDArray[np.float32], types: NDArray[np.float32], thresholds: Thresholds) -> Blobs:
+def find_blobs(
+    coverage: NDArray[np.float32], types: NDArray[np.float32], thresholds: Thresholds, type_stride_px: int = 1
+) -> Blobs:
     """Regions by hysteresis: 8-connected sets of pixels with coverage >= grow that hold one >= seed and at least
     ``min_region_px`` pixels.
 
-    coverage (H, W), types (K, H, W) logits. Training uses it for calibration scores: 1 - type_share of the true type's
-    prediction is exactly the score that ``segmentation_from_logits`` compares.
+    coverage (H, W), types (K, H / stride, W / stride) logits, see ``Tensors``. Training uses it for calibration scores:
+    1 - type_share of the true type's prediction is exactly the score that ``segmentation_from_logits`` compares.
     """
     marked, component, first, boxes_px = _components(coverage, thresholds)
     order = np.argsort(first, kind="stable")[: np.count_nonzero(first < coverage.size)]
@@ -215,7 +217,7 @@ def find_blobs(coverage: NDArray[np.float32], types: NDArray[np.float32], thresh
     marked, region = marked[kept], region[kept]
 
     weight = coverage.reshape(-1)[marked]
-    softmax = _softmax(types, marked)
+    softmax = _softmax(types, marked, coverage.shape[1], type_stride_px)
     share = np.empty((len(order), len(types)))
     for plane, column in zip(softmax, share.T, strict=True):
         column[:] = np.bincount(region, plane * weight, minlength=len(order))
@@ -224,12 +226,16 @@ def find_blobs(coverage: NDArray[np.float32], types: NDArray[np.float32], thresh
     return Blobs(marked, region, share, confidence, boxes_px[order])
 
 
-def _softmax(types: NDArray[np.float32], pixels: NDArray[np.intp]) -> list[NDArray[np.float32]]:
-    """Softmax over the types at some flat indices, one array per type. Raises EngineError unless all are finite."""
-    if types.flags.c_contiguous:
+def _softmax(
+    types: NDArray[np.float32], pixels: NDArray[np.intp], width: int, stride: int
+) -> list[NDArray[np.float32]]:  # fmt: skip
+    """Softmax over the types at some flat indices of a picture that wide, one array per type. Raises EngineError unless
+    all are finite."""
+    if types.flags.c_contiguous and stride == 1:
         planes = [plane.reshape(-1)[pixels] for plane in types]
-    else:  # cut out of a padded picture
-        y, x = np.divmod(pixels, types.shape[2])
+    else:
+        y, x = np.divmod(pixels, width)
+        y, x = y // stride, x // stride
         planes = [plane[y, x] for plane in types]
     peak = planes[0].copy()
     for plane in planes:

@@ -273,7 +273,8 @@ class TensorRtEngine:
             raise EngineError(f"no memory to run the plan of {bundle.name}", code="PLAN", hint="free GPU memory")
         self._stream = cuda.Stream()
         for name, planes in channels.items():
-            values = _MAX_BATCH * planes * bundle.input.tile_px**2
+            side_px = bundle.input.tile_px // (bundle.type_stride_px if name == bundle.type_output else 1)
+            values = _MAX_BATCH * planes * side_px**2
             self._host[name] = cuda.pagelocked_empty(values, np.float32)
             self._device[name] = cuda.mem_alloc(values * np.dtype(np.float32).itemsize)
             self._done(self._execution.set_tensor_address(name, int(self._device[name])), f"address of '{name}'")
@@ -287,10 +288,13 @@ class TensorRtEngine:
         cuda.memcpy_htod_async(self._device[bundle.input.name], source, stream)
         self._done(execution.execute_async_v3(stream.handle), "execution")
         answers = []
-        for name, planes in ((bundle.defect_output, 1), (bundle.type_output, len(bundle.types))):
-            target = self._host[name][: count * planes * height * width]
+        for name, planes, stride in (
+            (bundle.defect_output, 1, 1), (bundle.type_output, len(bundle.types), bundle.type_stride_px)
+        ):  # fmt: skip
+            shape = (count, planes, height // stride, width // stride)
+            target = self._host[name][: int(np.prod(shape))]
             cuda.memcpy_dtoh_async(target, self._device[name], stream)
-            answers.append(target.reshape(count, planes, height, width))
+            answers.append(target.reshape(shape))
         stream.synchronize()
         # Copied, because the next picture overwrites the pinned buffers.
         return answers[0].copy(), answers[1].copy()

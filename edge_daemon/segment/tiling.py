@@ -74,7 +74,7 @@ def pad_to_multiple(planes: NDArray[np.float32], multiple_of_px: int) -> NDArray
 
 
 def run_tiled(infer: Infer, planes: NDArray[np.float32], spec: InputSpec) -> Tensors:
-    """Logits of a whole picture: planes float32 (C, H, W) -> defect (1, 1, H, W) and type (1, K, H, W).
+    """Logits of a whole picture: planes float32 (C, H, W) -> defect (1, 1, H, W) and type, see ``Tensors``.
 
     Deterministic: tiles are always run and added in the same order. Needs 4 (1 + K) bytes per pixel besides the tiles.
     """
@@ -84,22 +84,33 @@ def run_tiled(infer: Infer, planes: NDArray[np.float32], spec: InputSpec) -> Ten
     columns = split_axis(padded.shape[2], spec.tile_px, spec.overlap_px)
     if len(rows.starts) == len(columns.starts) == 1:
         whole = infer(padded[None])
-        return Tensors(whole.defect[:, :, :height, :width], whole.type[:, :, :height, :width])
+        return _cut(whole, height, width)
 
     defect = np.zeros((1, 1, *padded.shape[1:]), np.float32)
     types: NDArray[np.float32] | None = None
+    stride = 1
     for cells in _batches(len(rows.starts) * len(columns.starts)):
         places = [divmod(cell, len(columns.starts)) for cell in cells]
         windows = [(rows.window(i), columns.window(j)) for i, j in places]
         answer = infer(np.stack([padded[:, y, x] for y, x in windows]))
         if types is None:
-            types = np.zeros((1, answer.type.shape[1], *padded.shape[1:]), np.float32)
+            stride = answer.type_stride_px
+            types = np.zeros((1, answer.type.shape[1], *(side // stride for side in padded.shape[1:])), np.float32)
         for n, ((i, j), (y, x)) in enumerate(zip(places, windows, strict=True)):
             weight = rows.weights[i][:, None] * columns.weights[j]
             defect[0, :, y, x] += answer.defect[n] * weight
-            types[0, :, y, x] += answer.type[n] * weight
+            coarse = tuple(slice(side.start // stride, side.stop // stride) for side in (y, x))
+            # Weights that add up to 1 at every pixel do so at every stride-th.
+            types[0, :, *coarse] += answer.type[n] * weight[::stride, ::stride]
     assert types is not None
-    return Tensors(defect[:, :, :height, :width], types[:, :, :height, :width])
+    return _cut(Tensors(defect, types, stride), height, width)
+
+
+def _cut(whole: Tensors, height: int, width: int) -> Tensors:
+    stride = whole.type_stride_px
+    return Tensors(
+        whole.defect[:, :, :height, :width], whole.type[:, :, : -(-height // stride), : -(-width // stride)], stride
+    )
 
 
 def _batches(count: int) -> Iterator[range]:

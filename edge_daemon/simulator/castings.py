@@ -26,7 +26,7 @@ Mask = NDArray[np.uint8]
 _WALL_PX = (18.0, 140.0)
 _WALL_MM = (1.2, 45.0)
 # Smallest diameter of a designed hollow that does not go through.
-_LEAST_HOLLOW_PX = 26.0
+_LEAST_HOLLOW_PX = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _any_shape(sheet: _Sheet, size_px: float) -> Map:
     rng, at = sheet.rng, sheet.place()
     kind = int(rng.integers(0, 7))
     if kind in (0, 2, 5):  # a single small hollow in a wall *is* a discontinuity to whoever looks at its shadow
-        size_px = max(size_px, _LEAST_HOLLOW_PX)
+        size_px = max(size_px, 1.5 * _LEAST_HOLLOW_PX)
     if kind == 0:
         return _signed(_blob(sheet, at, size_px / 2))
     if kind == 1:
@@ -226,7 +226,10 @@ def _tilt(sheet: _Sheet) -> None:
         x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn))
     )
     for _ in range(int(rng.integers(0, 3))):
-        sheet.part[:] *= np.maximum(1.0 + np.float32(sheet.log(0.005, 0.25)) * _clouds(sheet, sheet.log(40, 400)), 0.2)
+        scale_px = sheet.log(40, 400)
+        # A wall waves by much over a long way only; a steep dent as small as a discontinuity is one.
+        depth = sheet.log(0.003, min(0.25, 0.02 * (scale_px / 40.0) ** 1.2))
+        sheet.part[:] *= np.maximum(1.0 + np.float32(depth) * _clouds(sheet, scale_px), 0.2)
 
 
 def _clouds(sheet: _Sheet, scale_px: float) -> Map:
@@ -236,24 +239,54 @@ def _clouds(sheet: _Sheet, scale_px: float) -> Map:
     return np.asarray(cv2.resize(coarse, (sheet.width, sheet.height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _bore(sheet: _Sheet, at: tuple[float, float], radius_px: float, *, blind: bool = False) -> None:
-    """A drilled or cored hole along the beam: round, bright and harmless; its rim is sharp, chamfered or raised."""
+@dataclass(frozen=True, slots=True)
+class _Drill:
+    """One design of a round hole along the beam, bright and harmless: all holes of a pattern are of the same design.
+
+    stretch: minor over major axis. rim_px, rim_walls, rim_edge_px: of a raised rim, 0 walls for none. depth: share of
+    the metal that is taken away, 1 for a through hole. wall_px: width of its edge. counter: (how much wider in px,
+    depth, edge) of a counterbore.
+    """
+
+    radius_px: float
+    stretch: float
+    rim_px: float
+    rim_walls: float
+    rim_edge_px: float
+    depth: float
+    wall_px: float
+    counter: tuple[float, float, float] | None
+
+
+def _drill(sheet: _Sheet, radius_px: float) -> _Drill:
+    """Draw a design. Most holes go through; a blind one is wide, deep and flat at its ground, or nobody could tell it
+    from a gas hole."""
     rng = sheet.rng
-    inside = _disc(sheet, at, radius_px, 1.0 if rng.random() < 0.75 else rng.uniform(0.5, 1.0))
-    if rng.random() < 0.35:
-        _raise(sheet, inside + np.float32(radius_px * rng.uniform(0.2, 0.8)), rng.uniform(0.1, 0.8), _edge_width(sheet))
-    depth = 1.0
-    if blind or rng.random() < 0.35:
-        depth = rng.uniform(0.08, 0.9)
-        inside += np.float32(max(0.0, _LEAST_HOLLOW_PX / 2 - radius_px))
-    _cut(sheet, inside, depth, sheet.log(0.6, 4.0), "straight")
-    if rng.random() < 0.2:  # counterbore
-        _cut(sheet, inside + np.float32(radius_px * rng.uniform(0.2, 0.6)), rng.uniform(0.1, 0.5), sheet.log(0.6, 3.0))
+    rim = (radius_px * rng.uniform(0.2, 0.8), rng.uniform(0.1, 0.8), _edge_width(sheet))
+    blind = rng.random() < 0.3
+    counter = (radius_px * rng.uniform(0.2, 0.6), rng.uniform(0.15, 0.5), sheet.log(0.6, 3.0))
+    return _Drill(
+        radius_px=max(radius_px, _LEAST_HOLLOW_PX / 2) if blind else radius_px,
+        stretch=1.0 if rng.random() < 0.75 else float(rng.uniform(0.5, 1.0)),
+        rim_px=float(rim[0]), rim_walls=float(rim[1]) if rng.random() < 0.4 else 0.0, rim_edge_px=rim[2],
+        depth=float(rng.uniform(0.3, 0.9)) if blind else 1.0, wall_px=sheet.log(0.6, 2.0 if blind else 4.0),
+        counter=counter if rng.random() < 0.2 else None,
+    )  # fmt: skip
+
+
+def _bore(sheet: _Sheet, at: tuple[float, float], hole: _Drill) -> None:
+    inside = _disc(sheet, at, hole.radius_px, hole.stretch)
+    if hole.rim_walls:
+        _raise(sheet, inside + np.float32(hole.rim_px), hole.rim_walls, hole.rim_edge_px, "smooth")
+    _cut(sheet, inside, hole.depth, hole.wall_px, "straight")
+    if hole.counter is not None:
+        wider, depth, edge = hole.counter
+        _cut(sheet, inside + np.float32(wider), depth, edge, "straight")
 
 
 def _bores(sheet: _Sheet, number: int) -> None:
     for _ in range(number):
-        _bore(sheet, sheet.place(0.0), sheet.log(3.0, 60.0))
+        _bore(sheet, sheet.place(0.0), _drill(sheet, sheet.log(5.0, 60.0)))
 
 
 def _row_of(sheet: _Sheet, draw: Callable[[tuple[float, float]], None]) -> None:
@@ -289,8 +322,8 @@ def _block(sheet: _Sheet) -> None:
     if rng.random() < 0.5:
         _bores(sheet, int(rng.integers(1, 5)))
     if rng.random() < 0.3:
-        radius = sheet.log(3, 22)
-        _row_of(sheet, lambda at: _bore(sheet, at, radius))
+        hole = _drill(sheet, sheet.log(4, 22))
+        _row_of(sheet, lambda at: _bore(sheet, at, hole))
     if rng.random() < 0.4:
         _outline(sheet)
 
@@ -327,12 +360,12 @@ def _wheel(sheet: _Sheet) -> None:
         rng, np.float32(hub) - away, _edge_width(sheet)
     )
     if rng.random() < 0.7:
-        _bore(sheet, (cx, cy), hub * rng.uniform(0.2, 0.7))
-        bolts, circle, radius = int(rng.integers(3, 8)), hub * rng.uniform(0.75, 1.3), sheet.log(4, 26)
+        _bore(sheet, (cx, cy), _drill(sheet, hub * rng.uniform(0.2, 0.7)))
+        bolts, circle, hole = int(rng.integers(3, 8)), hub * rng.uniform(0.75, 1.3), _drill(sheet, sheet.log(5, 26))
         shift = rng.uniform(0, 2 * np.pi)
         for k in range(bolts):
             turn_k = shift + 2 * np.pi * k / bolts
-            _bore(sheet, (cx + circle * np.cos(turn_k), cy + circle * np.sin(turn_k)), radius)
+            _bore(sheet, (cx + circle * np.cos(turn_k), cy + circle * np.sin(turn_k)), hole)
     if rng.random() < 0.3:
         sheet.part[:] *= _edge(rng, np.float32(rng.uniform(0.7, 1.2) * farthest) - away, _edge_width(sheet))
     for _ in range(int(rng.integers(0, 3))):
@@ -450,11 +483,12 @@ def _pockets(sheet: _Sheet) -> None:
             _cut(sheet, inside, rng.uniform(0.1, 0.6), _edge_width(sheet))
         if rng.random() < 0.6:
             radius = sheet.log(7, 30)
+            hole = _drill(sheet, radius * rng.uniform(0.3, 0.7)) if rng.random() < 0.8 else None
             for sx, sy in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
                 corner = (at[0] + sx * half[0], at[1] + sy * half[1])
                 _raise(sheet, _disc(sheet, corner, radius), rng.uniform(0.5, 4.0), _edge_width(sheet))
-                if rng.random() < 0.8:
-                    _bore(sheet, corner, radius * rng.uniform(0.3, 0.7))
+                if hole is not None:
+                    _bore(sheet, corner, hole)
     for _ in range(int(rng.integers(0, 7))):
         bar = _box(sheet, sheet.place(), (sheet.log(30, 700), sheet.log(1.5, 9)), _angle(sheet), 1.0)
         _raise(sheet, bar, sheet.log(0.2, 3.0), _edge_width(sheet))
@@ -480,13 +514,13 @@ def _valve_body(sheet: _Sheet) -> None:
     seat = sheet.log(40, 110)
     ring = np.float32(seat * 0.25) - np.abs(_disc(sheet, at, seat))
     _raise(sheet, np.asarray(ring, np.float32), rng.uniform(0.5, 1.5), 2.0, "smooth")
-    _bore(sheet, at, seat * 0.5)
-    flange = rng.uniform(0.32, 0.48) * sheet.span
+    _bore(sheet, at, _drill(sheet, seat * 0.5))
+    flange, hole = rng.uniform(0.32, 0.48) * sheet.span, _drill(sheet, 9.0)
     for k in range(8):
         angle = turn + k * np.pi / 4
         spot = (at[0] + flange * np.cos(angle), at[1] + flange * np.sin(angle))
         _raise(sheet, _disc(sheet, spot, 20.0), 0.8, 1.5, "straight")
-        _bore(sheet, spot, 9.0)
+        _bore(sheet, spot, hole)
     sheet.part[:] *= _edge(rng, _disc(sheet, at, flange * 1.25), 1.5, "convex")
 
 
@@ -504,10 +538,10 @@ def _gear(sheet: _Sheet) -> None:
     sheet.part[:] += np.float32(rng.uniform(0.5, 1.5) * sheet.wall_mm) * _edge(
         rng, np.float32(0.3 * radius) - away, 3.0
     )
-    holes, circle = int(rng.integers(4, 8)), 0.55 * radius
+    holes, circle, hole = int(rng.integers(4, 8)), 0.55 * radius, _drill(sheet, 0.13 * radius)
     for k in range(holes):
         angle = 2 * np.pi * k / holes
-        _bore(sheet, (at[0] + circle * np.cos(angle), at[1] + circle * np.sin(angle)), 0.13 * radius)
+        _bore(sheet, (at[0] + circle * np.cos(angle), at[1] + circle * np.sin(angle)), hole)
     key = _box(sheet, (at[0] + 0.14 * radius, at[1]), (0.05 * radius, 0.03 * radius), 0.0, 1.0)
     _cut(sheet, np.maximum(_disc(sheet, at, 0.14 * radius), key), 1.0, 1.0, "straight")
     sheet.part[:] *= _edge(rng, np.asarray(np.float32(radius) + tooth - away, np.float32), 2.0, "straight")
@@ -552,24 +586,31 @@ def _texture(sheet: _Sheet) -> None:
 def _furniture(sheet: _Sheet) -> None:
     """Numbers, steel inserts, screws, lead letters, wires and fixtures: in the beam, and no discontinuity."""
     rng = sheet.rng
-    if rng.random() < 0.22:
+    if rng.random() < 0.16:
         _letters(sheet)
-    if rng.random() < 0.18:  # threaded steel inserts and screws
-        radius, steel = sheet.log(4, 22), np.float32(rng.uniform(1.0, 12.0) * sheet.wall_mm)
+    if rng.random() < 0.14:  # threaded steel inserts and screws, each in a boss or a hole of the casting
+        radius, steel = sheet.log(6, 24), np.float32(rng.uniform(1.0, 12.0) * sheet.wall_mm)
+        screw, boss = rng.random() < 0.4, rng.uniform(0.3, 2.0)
 
         def insert(at: tuple[float, float]) -> None:
             disc = _disc(sheet, at, radius)
-            ring = disc if rng.random() < 0.4 else np.asarray(np.float32(radius * 0.3) - np.abs(disc), np.float32)
+            _raise(sheet, disc + np.float32(0.6 * radius), boss, 2.0, "smooth")
+            if not screw:
+                _cut(sheet, disc, 1.0, 1.0, "straight")
+            ring = disc if screw else np.asarray(np.float32(radius * 0.3) - np.abs(disc), np.float32)
             sheet.part[:] += steel * _edge(rng, ring, 1.0, "straight")
 
         _row_of(sheet, insert)
-    if rng.random() < 0.12:  # wires of an image quality indicator, a cable, a pin
-        start, turn = sheet.place(), _angle(sheet)
-        for k in range(int(rng.integers(1, 8))):
-            at = (start[0] - k * 14 * np.sin(turn), start[1] + k * 14 * np.cos(turn))
-            width = sheet.log(0.6, 4.0)
-            bar = _box(sheet, at, (sheet.log(40, 400), width), turn, 0.4)
-            sheet.part[:] += np.float32(sheet.log(0.02, 2.0) * sheet.wall_mm) * _dome(bar, width)
+    if rng.random() < 0.08:  # an image quality indicator: parallel wires of equal length, each thicker than the last
+        start, turn, long = sheet.place(), _angle(sheet), sheet.log(40, 300)
+        width, metal = sheet.log(0.4, 1.5), sheet.log(0.02, 0.6) * sheet.wall_mm
+        for k in range(int(rng.integers(4, 8))):
+            at = (start[0] - k * 16 * np.sin(turn), start[1] + k * 16 * np.cos(turn))
+            bar = _box(sheet, at, (long, width * 1.25**k), turn, 0.4)
+            sheet.part[:] += np.float32(metal * 1.25**k) * _dome(bar, width * 1.25**k)
+    if rng.random() < 0.05:  # a cable or a pin
+        bar = _box(sheet, sheet.place(), (sheet.log(100, 900), width := sheet.log(3.0, 9.0)), _angle(sheet), 0.4)
+        sheet.part[:] += np.float32(sheet.log(0.2, 3.0) * sheet.wall_mm) * _dome(bar, width)
     if rng.random() < 0.1:  # a fixture or diaphragm: opaque
         half = (3.0 * sheet.span, sheet.log(10, 120))
         edge = (rng.uniform(0, 1) * sheet.width, float(rng.choice([0.0, sheet.height])))
@@ -580,7 +621,7 @@ def _furniture(sheet: _Sheet) -> None:
 def _letters(sheet: _Sheet) -> None:
     """Raised, sunk or leaden characters: fine lines of constant width, and no crack."""
     rng = sheet.rng
-    text = "".join(rng.choice(list("0123456789ABCDEFGHKLMNPRSTUVXYZ-./"), int(rng.integers(1, 8))))
+    text = "".join(rng.choice(list("0123456789ABCDEFGHKLMNPRSTUVXYZ-./"), int(rng.integers(2, 9))))
     canvas = _canvas(sheet)
     size, stroke = sheet.log(0.5, 2.6), int(rng.integers(1, 6))
     at = (int(rng.uniform(-0.05, 0.75) * sheet.width), int(rng.uniform(0.1, 0.98) * sheet.height))

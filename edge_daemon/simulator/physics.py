@@ -98,11 +98,13 @@ class Exposed:
     """pixels: uint8 or uint16 (H, W). signal: float32 (H, W), the noise-free change that the discontinuities make;
     noise: float32 (H, W), standard deviation of the noise, rounding to bits included. Both in grey levels of an 8-bit
     picture; where a picture was sharpened or filtered the noise is measured in its surroundings, else by its law. What
-    stands still from frame to frame (gain pattern, blotches, dead pixels) counts as structure, not as noise."""
+    stands still from frame to frame (gain pattern, blotches, dead pixels) counts as structure, not as noise. grain:
+    (share, sigma in px): this share of the noise's variance is white noise blurred by a Gaussian, the rest is white."""
 
     pixels: NDArray[Any]
     signal: Map
     noise: Map
+    grain: tuple[float, float] = (0.0, 0.0)
 
 
 @lru_cache(maxsize=256)
@@ -171,7 +173,7 @@ def random_exposure(
         own: dict[str, Any] = {
             "quanta": log(5000, 120000), "blur_sigma_px": uniform(0.4, 1.2), "noise_sigma_px": uniform(0.5, 0.9),
             "row_noise": sometimes(0.5, log(0.0003, 0.003)), "column_noise": sometimes(0.4, log(0.0003, 0.003)),
-            "fixed_pattern": sometimes(0.5, log(0.0005, 0.006)), "dead_share": sometimes(0.3, log(2e-6, 3e-4)),
+            "fixed_pattern": sometimes(0.5, log(0.0005, 0.006)), "dead_share": sometimes(0.2, log(2e-6, 5e-5)),
             "vignetting": uniform(0.0, 0.15), "gamma": uniform(0.7, 1.4), "log_curve": sometimes(0.2, log(3.0, 60.0)),
         }  # fmt: skip
     elif mode == "intensifier":
@@ -180,7 +182,7 @@ def random_exposure(
             "glare_share": uniform(0.03, 0.3), "glare_sigma_px": uniform(30, 120),
             "lag_share": sometimes(0.4, uniform(0.02, 0.3)), "lag_px": (uniform(-4, 4), uniform(-2, 2)),
             "row_noise": sometimes(0.8, log(0.0005, 0.004)), "column_noise": sometimes(0.1, log(0.0003, 0.002)),
-            "blotches": sometimes(0.3, log(0.001, 0.01)), "dead_share": sometimes(0.3, log(2e-6, 1e-4)),
+            "blotches": sometimes(0.3, log(0.001, 0.01)), "dead_share": sometimes(0.2, log(2e-6, 3e-5)),
             "vignetting": uniform(0.05, 0.6), "iris": uniform(0.45, 0.75) if rng.random() < 0.3 else None,
             "gamma": uniform(0.6, 1.5), "levels": int(sometimes(0.3, log(64, 220))),
         }  # fmt: skip
@@ -188,14 +190,14 @@ def random_exposure(
         own = {
             "quanta": log(4000, 40000), "blur_sigma_px": uniform(0.8, 1.6), "noise_sigma_px": uniform(0.8, 1.4),
             "row_noise": sometimes(0.3, log(0.0003, 0.002)), "column_noise": sometimes(0.5, log(0.0003, 0.003)),
-            "blotches": log(0.001, 0.012), "dead_share": sometimes(0.4, log(1e-5, 3e-4)),
+            "blotches": log(0.001, 0.012), "dead_share": sometimes(0.3, log(2e-6, 8e-5)),
             "vignetting": uniform(0.0, 0.1), "log_curve": sometimes(0.7, log(3.0, 200.0)),
         }  # fmt: skip
     elif mode == "film":
         own = {
             "quanta": log(2500, 12000), "blur_sigma_px": uniform(0.5, 1.0), "noise_sigma_px": uniform(1.5, 2.2),
             "correlated": uniform(0.85, 1.0), "blotches": log(0.004, 0.02), "vignetting": uniform(0.0, 0.3),
-            "log_curve": log(20.0, 400.0), "dead_share": log(2e-5, 2e-4), "gamma": uniform(1.2, 1.9),
+            "log_curve": log(20.0, 400.0), "dead_share": sometimes(0.6, log(5e-6, 1e-4)), "gamma": uniform(1.2, 1.9),
         }  # fmt: skip
     else:
         raise UsageError(f"no imaging mode {mode!r}", hint=", ".join((*MODES, *UNSEEN_MODES)))
@@ -246,7 +248,8 @@ def expose(rng: np.random.Generator, thickness_mm: Map, missing_mm: Map, exposur
     noise = np.sqrt(spread + np.float32(rounding)) * np.float32(255.0)
     if exposure.polarity == "dark_void":
         shown, signal = 1.0 - shown, -signal
-    return Exposed(_pixels(shown, exposure), np.asarray(signal, np.float32), np.asarray(noise, np.float32))
+    return Exposed(_pixels(shown, exposure), np.asarray(signal, np.float32), np.asarray(noise, np.float32),
+                   _grain(exposure))  # fmt: skip
 
 
 def _pixels(shown: Map, exposure: Exposure) -> NDArray[Any]:
@@ -328,10 +331,21 @@ def _scatter(primary: Map, thickness_mm: Map, exposure: Exposure) -> Map:
 def _quantum_share(exposure: Exposure) -> float:
     """Variance of the quantum noise after the scintillator, over that before it. Blurring white noise multiplies its
     variance by the kernel's sum of squares in each direction: 1 / (4 pi sigma^2) for a wide one."""
+    return sum(_noise_shares(exposure))
+
+
+def _noise_shares(exposure: Exposure) -> tuple[float, float]:
+    """The variance of the sharp and of the blurred part of the quantum noise, over that before the scintillator."""
     sigma_px = exposure.noise_sigma_px
     kernel = cv2.getGaussianKernel(2 * round(6 * sigma_px) + 1, sigma_px)
     soft = exposure.correlated * float((kernel**2).sum())
-    return float((1.0 - exposure.correlated) ** 2 + soft**2)
+    return float((1.0 - exposure.correlated) ** 2), float(soft**2)
+
+
+def _grain(exposure: Exposure) -> tuple[float, float]:
+    """See ``Exposed``. Electronics count as grain too: where they matter, the blur of the optics is theirs as well."""
+    sharp, soft = _noise_shares(exposure)
+    return soft / (sharp + soft), exposure.noise_sigma_px
 
 
 def _noise_variance(linear: Map, exposure: Exposure) -> Map:
@@ -360,14 +374,14 @@ def _noise(rng: np.random.Generator, linear: Map, exposure: Exposure) -> Map:
 
 
 def _dead_pixels(rng: np.random.Generator, linear: Map, share: float) -> None:
-    """Black, white and stuck pixels in place, alone or two to six together."""
+    """Black, white and stuck pixels in place, mostly alone, two to four together now and then."""
     height, width = linear.shape
     for _ in range(int(rng.poisson(share * linear.size))):
         y, x = int(rng.integers(0, height)), int(rng.integers(0, width))
         value = np.float32(rng.choice([0.0, 1.0, rng.random()]))
         linear[y, x] = value
-        if rng.random() < 0.3:
-            for _ in range(int(rng.integers(1, 6))):
+        if rng.random() < 0.1:
+            for _ in range(int(rng.integers(1, 4))):
                 y = min(max(y + int(rng.integers(-1, 2)), 0), height - 1)
                 x = min(max(x + int(rng.integers(-1, 2)), 0), width - 1)
                 linear[y, x] = value

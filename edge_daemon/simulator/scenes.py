@@ -64,7 +64,8 @@ class Radiograph:
 
     pixels: uint8 or uint16 (H, W), voids bright. labels: uint8 (H, W), 0 sound, k + 1 where ``CASTING_TYPES[k]`` casts
     its shadow. signal, noise: float32 (H, W) in grey levels of an 8-bit picture: the noise-free change made by the
-    discontinuities and the standard deviation of the noise, which together say what can be seen at all.
+    discontinuities and the standard deviation of the noise, which together say what can be seen at all; grain: how
+    that noise is correlated, as in ``physics.Exposed``.
     """
 
     pixels: NDArray[Any]
@@ -73,6 +74,7 @@ class Radiograph:
     defects: tuple[PlacedDefect, ...]
     signal: NDArray[np.float32]
     noise: NDArray[np.float32]
+    grain: tuple[float, float] = (0.0, 0.0)
 
 
 class _Bench:
@@ -85,6 +87,14 @@ class _Bench:
         self.missing_mm = np.zeros_like(thickness_mm)
         self.labels = np.zeros(thickness_mm.shape, np.uint8)
         self.defects: list[PlacedDefect] = []
+        self._inside_px: NDArray[np.float32] | None = None
+
+    def inside_px(self, wall_mm: float) -> NDArray[np.float32]:
+        """How far from air each pixel lies; 0 where there is no metal worth the name."""
+        if self._inside_px is None:
+            solid = (self.thickness_mm >= max(_LEAST_WALL_MM, 0.2 * wall_mm)).view(np.uint8)
+            self._inside_px = np.asarray(cv2.distanceTransform(solid, cv2.DIST_L2, 3), np.float32)
+        return self._inside_px
 
     def plant(self, type_id: str, size_mm: float, pieces: Sequence[Piece], at_px: tuple[int, int]) -> float:
         """Take the pieces out of the metal around ``at_px`` (x, y); returns the labelled area in mm2, 0 if none."""
@@ -125,7 +135,7 @@ class _Bench:
     def take(self, rng: np.random.Generator, exposure: Exposure) -> Radiograph:
         exposed = expose(rng, self.thickness_mm, self.missing_mm, exposure)
         return Radiograph(read_only(exposed.pixels), read_only(self.labels), self.mm_per_px, tuple(self.defects),
-                          read_only(exposed.signal), read_only(exposed.noise))  # fmt: skip
+                          read_only(exposed.signal), read_only(exposed.noise), exposed.grain)  # fmt: skip
 
 
 def _check(size_px: tuple[int, int], mm_per_px: float) -> None:
@@ -193,9 +203,11 @@ def _check_word(what: str, word: object, words: tuple[object, ...]) -> None:
         raise UsageError(f"a {what} of {word!r} cannot be simulated", hint=known)
 
 
-def _some_metal(rng: np.random.Generator, bench: _Bench, wall_mm: float) -> tuple[int, int] | None:
-    """(x, y) of a pixel with metal behind it, None where there is only air."""
-    solid = np.flatnonzero(bench.thickness_mm >= max(_LEAST_WALL_MM, 0.2 * wall_mm))
+def _some_metal(
+    rng: np.random.Generator, bench: _Bench, wall_mm: float, clear_px: float = 0.0
+) -> tuple[int, int] | None:  # fmt: skip
+    """(x, y) of a pixel with metal behind it, ``clear_px`` away from air; None where there is no such place."""
+    solid = np.flatnonzero(bench.inside_px(wall_mm) > clear_px)
     if not len(solid):
         return None
     place, width = int(solid[int(rng.integers(0, len(solid)))]), bench.size_px[1]
@@ -210,7 +222,10 @@ def _plant(rng: np.random.Generator, bench: _Bench, planned: PlannedDefect, at_p
 
 
 # Scales at which the discontinuities' own measures (pores of half a millimetre) fill a plausible number of pixels.
-_DRAWN_AT_MM_PER_PX = (0.07, 0.22)
+_DRAWN_AT_MM_PER_PX = (0.08, 0.24)
+# Larger than this it is no single indication of a casting that fills the picture.
+_MOST_PX = 130.0
+_CLEAR_PX = 14.0
 # Depth as a share of the metal: as often a thirtieth as a half.
 _DEPTH_SHARE = (0.03, 0.7)
 
@@ -223,15 +238,16 @@ def _plant_at_random(rng: np.random.Generator, bench: _Bench, wall_mm: float) ->
     """
     for _ in range(int(rng.choice(7, p=[0.24, 0.24, 0.2, 0.14, 0.09, 0.05, 0.04]))):
         kind = CASTING_TYPES[int(rng.integers(0, len(CASTING_TYPES)))]
-        at = _some_metal(rng, bench, wall_mm)
+        size = random_size_mm(kind, rng)[0]
+        drawn_at = max(float(np.exp(rng.uniform(*np.log(_DRAWN_AT_MM_PER_PX)))), size / _MOST_PX)
+        # A discontinuity lies in the metal: what reaches out into air far beyond its middle is a broken edge.
+        at = _some_metal(rng, bench, wall_mm, min(0.35 * size / drawn_at, _CLEAR_PX))
         if at is None:
-            return
-        drawn_at = float(np.exp(rng.uniform(*np.log(_DRAWN_AT_MM_PER_PX))))
-        larger = bench.mm_per_px / drawn_at
+            continue
         share = float(np.exp(rng.uniform(*np.log(_DEPTH_SHARE))))
         if kind == "foreign_more_dense":
             share *= 2.5
-        size = random_size_mm(kind, rng)[0]
+        larger = bench.mm_per_px / drawn_at
         pieces = draw(kind, rng, size, share * float(bench.thickness_mm[at[1], at[0]]) / larger, drawn_at)
         pieces = [replace(piece, path_mm=piece.path_mm * np.float32(larger)) for piece in pieces]
         bench.plant(kind, size * larger, pieces, at)

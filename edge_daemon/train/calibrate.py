@@ -378,7 +378,7 @@ def known_scores(
             continue
         one = answer(engine, picture)
         coverage = coverage_from_logits(one.tensors.defect[0, 0], thresholds)
-        blobs = find_blobs(coverage, one.tensors.type[0], thresholds)
+        blobs = find_blobs(coverage, one.tensors.type[0], thresholds, one.tensors.type_stride_px)
         seen = ((one.visible > 0) & (one.visible != IGNORED)).reshape(-1)[blobs.pixels]
         on_truth = np.bincount(blobs.region_of_pixel[seen], minlength=len(blobs.type_share)) > 0
         names = name_regions(blobs.type_share, types, groups)

@@ -208,7 +208,7 @@ def marked(engine: Engine, pixels: NDArray[Any]) -> NDArray[np.bool_]:
     spec = engine.bundle.input
     tensors = run_tiled(engine.infer, prepare(pixels, spec.views, spec.local_sigma_px), spec)
     coverage = coverage_from_logits(tensors.defect[0, 0], engine.bundle.thresholds)
-    blobs = find_blobs(coverage, tensors.type[0], engine.bundle.thresholds)
+    blobs = find_blobs(coverage, tensors.type[0], engine.bundle.thresholds, tensors.type_stride_px)
     mask = np.zeros(coverage.shape, bool)
     mask.reshape(-1)[blobs.pixels] = True
     return mask

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..errors import UsageError
 from ..simulator import CASTING_TYPES
-from .network import MULTIPLE_OF_PX, CastingNet
+from .network import MULTIPLE_OF_PX, TYPE_STRIDE_PX, CastingNet
 from .pictures import IGNORED, TUNING_SEEDS_FROM, GrowingPool, Pool, make_pool, sample_batch
 
 __all__ = ["Batches", "Plan", "fit_network", "load_network", "simulated_batches", "validate", "validation_pool"]
@@ -77,7 +77,9 @@ def _loss(defect: torch.Tensor, types: torch.Tensor, labels: torch.Tensor) -> tu
     own_px = target.sum((1, 2), keepdim=True).clamp(min=1.0)
     marked = target > 0
     importance = own_px.rsqrt().expand_as(target)[marked]
-    surprise = fn.cross_entropy(types.permute(0, 2, 3, 1)[marked], labels[marked].long() - 1, reduction="none")
+    n, y, x = torch.nonzero(marked, as_tuple=True)
+    given = types.permute(0, 2, 3, 1)[n, y // TYPE_STRIDE_PX, x // TYPE_STRIDE_PX]
+    surprise = fn.cross_entropy(given, labels[marked].long() - 1, reduction="none")
     # Without a defect pixel in the batch the mean would be 0 / 0.
     type_loss = (surprise * importance).sum() / importance.sum().clamp(min=1e-3)
     return 10.0 * entropy + 0.5 * dice + 0.5 * type_loss, torch.stack([entropy, dice, type_loss]).detach()
@@ -268,7 +270,8 @@ def validate(network: CastingNet, pool: Pool) -> dict[str, Any]:
         given = (defect[:, 0] > 0) & (labels != IGNORED)
         both += int((true & given).sum())
         either += int((true | given).sum())
-        right += int((types.argmax(1) + 1 == labels)[true].sum())
+        named = types.argmax(1).repeat_interleave(TYPE_STRIDE_PX, 1).repeat_interleave(TYPE_STRIDE_PX, 2) + 1
+        right += int((named == labels)[true].sum())
         defects += int(true.sum())
     network.train(training)
     entropy, dice, kind = (total / len(pool.grey)).tolist()

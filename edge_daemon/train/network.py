@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-__all__ = ["MULTIPLE_OF_PX", "CastingNet", "export_onnx", "parameter_count"]
+__all__ = ["MULTIPLE_OF_PX", "TYPE_STRIDE_PX", "CastingNet", "export_onnx", "parameter_count"]
 
 #: Height and width must be multiples of this: the stem and three more halvings.
 MULTIPLE_OF_PX = 16
+#: The type logits have one value for a square of so many pixels a side.
+TYPE_STRIDE_PX = 4
 
 # Sigmoid(-4) is about the share of defect pixels in a batch, so training starts from the prior.
 _PRIOR_LOGIT = -4.0
@@ -50,13 +52,14 @@ def _halve(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class CastingNet(nn.Module):
-    """(N, 2, H, W) views to defect logits (N, 1, H, W) and type logits (N, types, H, W).
+    """(N, 2, H, W) views to defect logits (N, 1, H, W) and type logits (N, types, H / 4, W / 4).
 
-    The type logits are made at a quarter of the resolution and enlarged: a type is a matter of context, an outline is
-    not. The last block of the deepest level is dilated: a pixel sees about 100 pixels around itself.
+    The type logits stay at a quarter of the resolution: a type is a matter of context, an outline is not. The last
+    block of the deepest level is dilated: a pixel sees about 100 pixels around itself. Widths that are multiples of 8
+    (16 where it matters) run half as fast again on a CPU as others of the same cost on paper.
     """
 
-    def __init__(self, types: int, views: int = 2, widths: tuple[int, int, int, int] = (8, 24, 40, 96)) -> None:
+    def __init__(self, types: int, views: int = 2, widths: tuple[int, int, int, int] = (8, 16, 48, 96)) -> None:
         super().__init__()
         self.views = views
         a, b, c, d = widths
@@ -78,7 +81,6 @@ class CastingNet(nn.Module):
         self.defect_head = nn.Conv2d(a, 4, 3, padding=1)
         self.shuffle_out = nn.PixelShuffle(2)
         self.type_head = nn.Sequential(_conv(b, b), nn.Conv2d(b, types, 1))
-        self.type_up = nn.Upsample(scale_factor=4, mode="nearest")
         assert self.defect_head.bias is not None
         nn.init.constant_(self.defect_head.bias, _PRIOR_LOGIT)
 
@@ -90,7 +92,7 @@ class CastingNet(nn.Module):
         c = self.join_c(c + self.up_c(d))
         b = self.join_b(b + self.up_b(c))
         a = self.join_a(a + self.up_a(b))
-        return self.shuffle_out(self.defect_head(a)), self.type_up(self.type_head(b))
+        return self.shuffle_out(self.defect_head(a)), self.type_head(b)
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -28,7 +28,7 @@ from .calibrate import Limits, calibrate
 from .certify import evaluate_conveyor, machine
 from .evaluation import SCENES
 from .figures import summarise
-from .network import MULTIPLE_OF_PX, CastingNet, export_onnx, parameter_count
+from .network import MULTIPLE_OF_PX, TYPE_STRIDE_PX, CastingNet, export_onnx, parameter_count
 from .pictures import (
     EVALUATION_SEEDS_FROM,
     LOCAL_SIGMA_PX,
@@ -130,7 +130,7 @@ def _manifest(name: str, bundle_version: str, trained_on: str, groups: Sequence[
         "created_utc": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "input": {"name": "image", "views": list(VIEWS), "local_sigma_px": LOCAL_SIGMA_PX, "tile_px": 512,
                   "overlap_px": 64, "multiple_of_px": MULTIPLE_OF_PX},
-        "output": {"defect": "defect", "type": "type"},
+        "output": {"defect": "defect", "type": "type", "type_stride_px": TYPE_STRIDE_PX},
         "types": list(CASTING_TYPES),
         "groups": [list(group) for group in groups],
         "qualified": {"mm_per_px": list(MM_PER_PX), "polarity": "bright_void", "bits": [8, 16]},

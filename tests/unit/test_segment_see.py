@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from edge_daemon.segment.see import (
     blind_pixels,
     contrast_and_clipped_pct,
     coverage_from_logits,
+    find_blobs,
     known_p,
     name_regions,
     see,
@@ -268,6 +270,31 @@ def test_tiled_equals_untiled_where_the_network_looks_less_far_than_the_margin(s
     exact = untiled(pad_to_multiple(planes, 8)[None])
     assert np.abs(found.defect - exact.defect[:, :, : shape[0], : shape[1]]).max() < 1e-6
     assert np.abs(found.type - exact.type[:, :, : shape[0], : shape[1]]).max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 64), (150, 61), (131, 203)])
+def test_type_logits_of_a_coarser_grid_are_tiled_and_read_at_the_right_pixels(shape: tuple[int, int]) -> None:
+    """The same answer at every pixel, given once for each 4 x 4 of them or once for each pixel."""
+    planes = np.random.default_rng(4).random((2, *shape), np.float32)
+
+    def compute(batch: np.ndarray) -> Tensors:
+        cells = batch.reshape(len(batch), 2, batch.shape[2] // 4, 4, batch.shape[3] // 4, 4).mean(axis=(3, 5))
+        return Tensors(batch[:, :1], 6.0 * cells, 4)
+
+    found = run_tiled(compute, planes, SPEC)
+    exact = compute(pad_to_multiple(planes, 8)[None])
+    assert found.type_stride_px == 4
+    assert found.type.shape[2:] == (-(-shape[0] // 4), -(-shape[1] // 4))
+    # A cell that two tiles share is blended by the weights of its first pixel.
+    assert np.abs(found.type - exact.type[:, :, : found.type.shape[2], : found.type.shape[3]]).max() < 1e-5
+    coverage = cv2.GaussianBlur(planes[0], (0, 0), 3.0)
+    cut = replace(thresholds(), seed=0.52, grow=0.5, min_region_px=1)
+    fine = found.type.repeat(4, axis=2).repeat(4, axis=3)[:, :, : shape[0], : shape[1]]
+    coarse_blobs = find_blobs(coverage, found.type[0], cut, 4)
+    fine_blobs = find_blobs(coverage, fine[0], cut)
+    assert len(fine_blobs.type_share) > 3
+    assert np.array_equal(coarse_blobs.pixels, fine_blobs.pixels)
+    assert np.allclose(coarse_blobs.type_share, fine_blobs.type_share)
 
 
 def test_tiled_equals_untiled_in_the_interior_of_tiles_for_a_network_that_looks_further() -> None:

@@ -74,6 +74,28 @@ def test_invisible_discontinuities_are_ignored_and_visible_ones_are_not() -> Non
     assert np.array_equal(visible == 0, picture.labels == 0)
 
 
+@pytest.mark.parametrize(("share", "sigma_px"), [(0.0, 0.0), (1.0, 0.6), (0.7, 1.5), (1.0, 2.0)])
+def test_visibility_counts_coarse_grain_as_the_matched_filter_does(share: float, sigma_px: float) -> None:
+    """The limit against a trial: the template's answer to 4,000 pictures of nothing but such noise."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[-20:21, -20:21]
+    signal = np.where(y * y + x * x <= 81, np.float32(5.0), np.float32(0.0))
+    labels = (signal > 0).astype(np.uint8)
+    answers = []
+    for _ in range(4000):
+        white, other = rng.standard_normal((2, 73, 73)).astype(np.float32)
+        soft = cv2.GaussianBlur(white, (0, 0), sigma_px) if sigma_px else white
+        kernel = cv2.getGaussianKernel(2 * round(6 * sigma_px) + 1, sigma_px) if sigma_px else np.ones((1, 1))
+        soft /= float((kernel**2).sum())
+        noise = np.sqrt(share) * soft + np.sqrt(1.0 - share) * other
+        answers.append(float((signal * noise[16:57, 16:57]).sum()))
+    # The noise at which this spot is just visible: 10 = sum(s s) / (noise * spread of the template's answers).
+    limit = float((signal**2).sum()) / (10.0 * float(np.std(answers)))
+    for factor, visible in ((0.93, True), (1.07, False)):
+        picture = Radiograph(labels, labels, 0.1, (), signal, np.full_like(signal, factor * limit), (share, sigma_px))
+        assert bool(pictures.visible_labels(picture)[20, 20] == 1) is visible
+
+
 def test_pool_holds_exactly_what_the_line_would_see() -> None:
     """Views as ``prepare`` makes them on the whole picture; evaluation's seeds are refused."""
     seed = next(s for s in range(40) if pictures.draw_picture(s, 128).pixels.shape == (128, 128))
@@ -323,7 +345,7 @@ def test_training_learns_resumes_and_exports_what_it_learned(tmp_path: Path) -> 
         with torch.no_grad():
             expected = network(torch.from_numpy(image))
         assert answers[0].shape == (shape[0], 1, *shape[2:])
-        assert answers[1].shape == (shape[0], len(CASTING_TYPES), *shape[2:])
+        assert answers[1].shape == (shape[0], len(CASTING_TYPES), *(side // 4 for side in shape[2:]))
         for got, want in zip(answers, expected, strict=True):
             assert np.allclose(got, want.numpy(), atol=1e-3)
     assert isinstance(network, CastingNet)

@@ -302,7 +302,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "schema": 1, "name": "castings-xray", "version": "0.0.1", "created_utc": "2026-01-01T00:00:00Z",
         "input": {"name": "image", "views": ["grey", "local"], "local_sigma_px": 12.0, "tile_px": 512,
                   "overlap_px": 64, "multiple_of_px": 16},
-        "output": {"defect": "defect", "type": "type"}, "types": list(CASTING_TYPES),
+        "output": {"defect": "defect", "type": "type", "type_stride_px": 4}, "types": list(CASTING_TYPES),
         "qualified": {"mm_per_px": [0.05, 0.5], "polarity": "bright_void", "bits": [8, 16]},
         "licence": "Apache-2.0", "trained_on": "nothing", "software": {"test": "1"},
     })  # fmt: skip
