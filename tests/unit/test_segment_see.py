@@ -287,8 +287,8 @@ def test_type_logits_of_a_coarser_grid_are_tiled_and_read_at_the_right_pixels(sh
     assert found.type.shape[2:] == (-(-shape[0] // 4), -(-shape[1] // 4))
     # A cell that two tiles share is blended by the weights of its first pixel.
     assert np.abs(found.type - exact.type[:, :, : found.type.shape[2], : found.type.shape[3]]).max() < 1e-5
-    coverage = cv2.GaussianBlur(planes[0], (0, 0), 3.0)
-    cut = replace(thresholds(), seed=0.52, grow=0.5, min_region_px=1)
+    coverage = cv2.GaussianBlur(planes[0], (0, 0), 1.5)
+    cut = replace(thresholds(), seed=0.55, grow=0.52, min_region_px=1)
     fine = found.type.repeat(4, axis=2).repeat(4, axis=3)[:, :, : shape[0], : shape[1]]
     coarse_blobs = find_blobs(coverage, found.type[0], cut, 4)
     fine_blobs = find_blobs(coverage, fine[0], cut)
