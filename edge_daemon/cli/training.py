@@ -9,14 +9,15 @@ from typing import Any
 
 from . import add_common, emit
 
-_FORM_NAMES = ("simulated", "masks", "gdxray", "yolo", "voc", "coco")
+_FORM_NAMES = ("simulated", "masks", "gdxray", "yolo", "voc", "coco", "table")
 _FORMS = """Forms of a labelled folder, found by its files:
   simulated  what `train simulate` writes
   masks      <stem>_mask.png (or -mask, -labels) beside the picture, or images/ and masks/; labels.json names types
   gdxray     ground_truth.txt in the folder of a series
   yolo       <stem>.txt beside the picture, or images/ and labels/; classes.txt names types
   voc        <stem>.xml
-  coco       annotations.json or *_coco.json"""
+  coco       annotations.json or *_coco.json
+  table      images.csv (image, class, group, split) beside images/, masks/ and boxes.csv"""
 
 
 def register(commands: Any) -> None:
@@ -51,6 +52,7 @@ def register(commands: Any) -> None:
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="figures.json, figures.md and the worst pictures")
     evaluate.add_argument("--mm-per-px", type=float, metavar="MM", help="scale of pictures that state none")
     evaluate.add_argument("--form", choices=_FORM_NAMES, help="where the files of the folder fit several forms")
+    evaluate.add_argument("--split", metavar="NAME", help="only these pictures of a table")
     evaluate.add_argument(
         "--missing-is-sound", action="store_true", help="a picture without an annotation file is sound, not left out"
     )
@@ -105,11 +107,19 @@ def _add_simulate(verbs: Any) -> None:
 
 
 def _add_fit(verbs: Any) -> None:
-    fit = verbs.add_parser("fit", help="train on simulated radiographs and seal a bundle; resumes",
+    fit = verbs.add_parser("fit", help="train on simulated radiographs, or on your own pictures, and seal; resumes",
                            epilog="example: edge-daemon train fit --out work/ --minutes 70 --threads 2")  # fmt: skip
     fit.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="pictures, checkpoint, log, plot and bundle"
     )
+    fit.add_argument("--on", type=Path, metavar="DIR",
+                     help="learn a surface from these labelled pictures instead of simulated radiographs")  # fmt: skip
+    fit.add_argument("--name", help="of the surface engine's bundle; default: the folder's name")
+    fit.add_argument("--split", help="learn from these pictures of a table only")
+    fit.add_argument("--test-split", help="examine on these; without it on parts held back from learning")
+    fit.add_argument("--leave-out", action="append", default=[], metavar="TYPE",
+                     help="do not learn this type: measures how the engine meets a stranger")  # fmt: skip
+    fit.add_argument("--licence", default="", help="remark on the data for the card")
     fit.add_argument("--minutes", type=float, default=61.0, help="of training; on a GPU a tenth will do")
     fit.add_argument("--pictures", type=int, default=8000)
     fit.add_argument("--seed", type=int, default=4)
@@ -136,8 +146,15 @@ def _simulate(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> int:
-    from ..train import fit
+    from ..train import fit, fit_on
 
+    if args.on is not None:
+        folder = fit_on(
+            args.on, args.out, name=args.name, split=args.split, test_split=args.test_split, left_out=args.leave_out,
+            licence=args.licence, seed=args.seed, minutes=args.minutes, threads=args.threads, device=args.device,
+        )  # fmt: skip
+        emit({"bundle": str(folder)}, f"sealed {folder}", as_json=args.json)
+        return 0
     folder = fit(args.out, seed=args.seed, minutes=args.minutes, pictures=args.pictures, threads=args.threads,
                  workers=args.workers, device=args.device)  # fmt: skip
     emit({"bundle": str(folder)}, f"sealed {folder}", as_json=args.json)
@@ -168,7 +185,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     figures = evaluate_on(
         engine_folder(args.bundle), args.on, range(args.first_seed, args.first_seed + args.count), out=args.out,
         scenes=args.scenes, mm_per_px=args.mm_per_px, form=args.form,
-        missing="sound" if args.missing_is_sound else "leave_out", threads=args.threads,
+        missing="sound" if args.missing_is_sound else "leave_out", split=args.split, threads=args.threads,
     )  # fmt: skip
     emit(figures, markdown(figures), as_json=args.json)
     return 0

@@ -26,7 +26,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import ConfigError, IntegrityError
-from ..records import TYPE_IDS
+from ..records import TYPE_IDS, UNKNOWN_TYPE
 from .onnx_bytes import NotOnnxError, external_tensors
 from .prepare import VIEWS
 from .reader import Reader
@@ -72,6 +72,8 @@ class Thresholds:
     seed, grow: hysteresis on coverage, 0 < grow <= seed < 1. min_region_px: smaller regions are dropped.
     unknown_alpha: a region is unknown if its conformal p is below it. known_scores: per type, ascending, in [0, 1],
     1 - (mean softmax of the type) of known regions never trained on; empty where there were none.
+    type_seeds: a region of a type (or ``unknown``) without a pixel of at least that coverage is dropped; where one
+    threshold for all would be too low for some and too high for others.
     min_contrast: of the grey range [0, 1], between the 0.5 % and 99.5 % quantiles. max_clipped_pct: of the pixels.
     """
 
@@ -84,6 +86,7 @@ class Thresholds:
     known_scores: Mapping[str, tuple[float, ...]]
     min_contrast: float
     max_clipped_pct: float
+    type_seeds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def can_be_unknown(self, type_name: str) -> bool:
         """Whether any region predicted as ``type_name`` could be called unknown at all.
@@ -108,9 +111,9 @@ class Bundle:
     """A verified bundle. sha256: of the manifest's bytes, and so of everything. Compared by identity.
 
     groups: types it cannot tell apart from a single view; a type stands in at most one. type_stride_px: the type logits
-    have one value for a square of so many pixels a side. model_bytes: the ONNX model
-    whose hash was checked; runtimes load these bytes, never the file again. manifest: all keys as sealed, read-only at
-    the top level.
+    have one value for a square of so many pixels a side. stranger: there is one plane of type logits more than types,
+    for defects of no type that it learned. model_bytes: the ONNX model whose hash was checked; runtimes load these
+    bytes, never the file again. manifest: all keys as sealed, read-only at the top level.
     """
 
     name: str
@@ -121,6 +124,7 @@ class Bundle:
     defect_output: str
     type_output: str
     type_stride_px: int
+    stranger: bool
     thresholds: Thresholds
     qualified: Qualified
     sha256: str
@@ -129,6 +133,11 @@ class Bundle:
     manifest: Mapping[str, Any] = field(repr=False)
     certificate: Mapping[str, Any] = field(repr=False)
     model_bytes: bytes = field(repr=False)
+
+    @property
+    def type_planes(self) -> int:
+        """Planes of type logits: one for each type, and one for strangers where there is one."""
+        return len(self.types) + self.stranger
 
     def alike(self, type_name: str) -> tuple[str, ...]:
         """The types, this one included, that this engine cannot tell apart from a single view."""
@@ -254,6 +263,9 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
     type_stride_px = outputs.whole("type_stride_px", 1, 64) if "type_stride_px" in outputs.document else 1
     if spec.multiple_of_px % type_stride_px:
         raise outputs.wrong("type_stride_px", type_stride_px, f"a divisor of multiple_of_px = {spec.multiple_of_px}")
+    stranger = outputs.any("stranger") if "stranger" in outputs.document else False
+    if not isinstance(stranger, bool):
+        raise outputs.wrong("stranger", stranger, "true or false")
     outputs.done()
     version = reader.text("version")
     for key in ("created_utc", "licence"):
@@ -276,6 +288,7 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
         defect_output=defect_output,
         type_output=type_output,
         type_stride_px=type_stride_px,
+        stranger=stranger,
         thresholds=_parse_thresholds(_json_member(folder, members, "thresholds.json"), types),
         qualified=qualified,
         sha256=sha256_hex(data),
@@ -359,6 +372,15 @@ def _parse_thresholds(reader: Reader, types: tuple[str, ...]) -> Thresholds:
                 raise scores_reader.wrong(name, "unsorted numbers", "ascending numbers")
             scores[name] = tuple(values)
     scores_reader.done()
+    seeds: dict[str, float] = {}
+    if "type_seeds" in reader.document:
+        seeds_reader = reader.sub("type_seeds")
+        seeds = {
+            name: seeds_reader.number(name, seed, 1.0 - 1e-6)
+            for name in (*types, UNKNOWN_TYPE)
+            if name in seeds_reader.document
+        }
+        seeds_reader.done()
     gate = reader.sub("gate")
     thresholds = Thresholds(
         temperature=reader.number("temperature", 1e-3, 1e3),
@@ -368,6 +390,7 @@ def _parse_thresholds(reader: Reader, types: tuple[str, ...]) -> Thresholds:
         min_region_px=reader.whole("min_region_px", 1, 2**31),
         unknown_alpha=reader.number("unknown_alpha", 1e-6, 1.0 - 1e-6),
         known_scores=MappingProxyType(scores),
+        type_seeds=MappingProxyType(seeds),
         min_contrast=gate.number("min_contrast", 0.0, 1.0),
         max_clipped_pct=gate.number("max_clipped_pct", 0.0, 100.0),
     )

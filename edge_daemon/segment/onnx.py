@@ -100,7 +100,7 @@ def _check_signature(bundle: Bundle, session: Any) -> None:
         "input": (session.get_inputs(), {spec.name: (None, len(spec.views), *tile)}),
         "output": (
             session.get_outputs(),
-            {bundle.defect_output: (None, 1, *tile), bundle.type_output: (None, len(bundle.types), *tile)},
+            {bundle.defect_output: (None, 1, *tile), bundle.type_output: (None, bundle.type_planes, *tile)},
         ),
     }
     hint = "the model does not fit its manifest; export with free N, H, W and seal again"

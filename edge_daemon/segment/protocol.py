@@ -23,9 +23,9 @@ class Tensors:
     """What a network answers: logits, before any calibration.
 
     defect: float32 (N, 1, H, W), of "this pixel is defect". type: float32 (N, K, ceil(H / s), ceil(W / s)), one plane
-    per type of the bundle in its order, with s = type_stride_px: pixel (y, x) belongs to value (y // s, x // s); means
-    something only where there is a defect. Both finite and owned by the caller: the next ``infer`` does not write to
-    them.
+    per type of the bundle in its order and perhaps one for strangers, with s = type_stride_px: pixel (y, x) belongs to
+    value (y // s, x // s); means something only where there is a defect. Both finite and owned by the caller: the next
+    ``infer`` does not write to them.
     """
 
     defect: NDArray[np.float32]
@@ -91,7 +91,7 @@ def checked_tensors(bundle: Bundle, batch: NDArray[Any], defect: NDArray[Any], t
     stride = bundle.type_stride_px
     wanted = {
         "defect": (defect, (count, 1, height, width)),
-        "type": (types, (count, len(bundle.types), height // stride, width // stride)),
+        "type": (types, (count, bundle.type_planes, height // stride, width // stride)),
     }
     for what, (answer, shape) in wanted.items():
         if answer.dtype != np.float32 or answer.shape != shape:

@@ -95,19 +95,21 @@ def segmentation_from_logits(
     coverage = coverage_from_logits(tensors.defect[0, 0], thresholds)
     blobs = find_blobs(coverage, tensors.type[0], thresholds, tensors.type_stride_px)
     label_of = np.zeros(len(blobs.type_share), np.uint8)
-    regions = []
+    regions: list[Region] = []
     names = name_regions(blobs.type_share, types, groups)
     boxes_px, confidence = blobs.bbox_px.tolist(), blobs.confidence.tolist()
     for number, (best, runner_up, strangeness) in enumerate(names):
         nearest = types[best]
         p_known = known_p(strangeness, thresholds.known_scores.get(nearest, ()))
         known = p_known >= thresholds.unknown_alpha
+        if blobs.peak[number] < thresholds.type_seeds.get(nearest if known else UNKNOWN_TYPE, 0.0):
+            continue
         label = best + 1 if known else UNKNOWN_LABEL
         label_of[number] = label
         x, y, width, height = boxes_px[number]
         regions.append(
             Region(
-                index=number + 1,
+                index=len(regions) + 1,
                 label=label,
                 type=nearest if known else UNKNOWN_TYPE,
                 known=known,
@@ -128,10 +130,13 @@ def name_regions(
     type_share: NDArray[np.float64], types: Sequence[str], groups: Sequence[Sequence[str]] = ()
 ) -> list[tuple[int, int | None, float]]:
     """Per region: index of its type, of the runner-up outside the type's group (None if there is no other), and how
-    strange it is, 1 - share of its group.
+    strange it is: the share of the strangers' plane where the engine has one, else 1 - share of its group.
 
-    type_share: float64 (R, K), rows sum to 1, as in ``Blobs``. The first of equals wins.
+    type_share: float64 (R, K) or (R, K + 1), rows sum to 1, as in ``Blobs``; the plane after the types is the
+    strangers'. The first of equals wins.
     """
+    strangers = type_share[:, len(types)] if type_share.shape[1] > len(types) else None
+    type_share = type_share[:, : len(types)]
     group_of = np.arange(len(types))
     for group in groups:
         members = [types.index(name) for name in group]
@@ -140,22 +145,23 @@ def name_regions(
     for kind, first in enumerate(group_of.tolist()):
         together[:, first] += type_share[:, kind]
     answers = []
-    for own, group_share in zip(type_share, together, strict=True):
+    for region, (own, group_share) in enumerate(zip(type_share, together, strict=True)):
         first = int(group_share.argmax())
         inside = group_of == first
         best = int(np.where(inside, own, -1.0).argmax())
         other = None if inside.all() else int(np.where(inside, -1.0, own).argmax())
-        answers.append((best, other, 1.0 - float(group_share[first])))
+        strange = 1.0 - float(group_share[first]) if strangers is None else float(strangers[region])
+        answers.append((best, other, strange))
     return answers
 
 
 def known_p(score: float, known_scores: Sequence[float]) -> float:
     """Conformal p-value of "this is a type I was trained on": (1 + #{known scores >= score}) / (n + 1).
 
-    score: 1 - mean softmax of the predicted type (or of its group), larger is stranger. known_scores: ascending, of n
-    known regions of that type. Regions exchangeable with those get p <= alpha with probability at most alpha; nothing
-    is promised about catching every unknown. Without calibration scores p is 1.0: such a type never turns unknown
-    (``Thresholds.can_be_unknown`` says which).
+    score: of ``name_regions``, larger is stranger. known_scores: ascending, of n known regions of that type. Regions
+    exchangeable with those get p <= alpha with probability at most alpha; nothing is promised about catching every
+    unknown. Without calibration scores p is 1.0: such a type never turns unknown (``Thresholds.can_be_unknown`` says
+    which).
     Source: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World (2005), eq. 2.20.
     """
     at_least = len(known_scores) - bisect_left(known_scores, score)
@@ -188,14 +194,15 @@ class Blobs:
     """The regions of a picture, in row-major order of their first pixel.
 
     pixels: int (P,) flat indices of all marked pixels, ascending; region_of_pixel: int (P,), index of its region.
-    type_share: float64 (R, K), coverage-weighted mean softmax, rows sum to 1. confidence: float64 (R,), mean coverage.
-    bbox_px: int (R, 4), x, y, width, height.
+    type_share: float64 (R, K), coverage-weighted mean softmax, rows sum to 1. confidence, peak: float64 (R,), mean and
+    largest coverage. bbox_px: int (R, 4), x, y, width, height.
     """
 
     pixels: NDArray[np.intp]
     region_of_pixel: NDArray[np.intp]
     type_share: NDArray[np.float64]
     confidence: NDArray[np.float64]
+    peak: NDArray[np.float64]
     bbox_px: NDArray[np.int32]
 
 
@@ -223,7 +230,9 @@ def find_blobs(
         column[:] = np.bincount(region, plane * weight, minlength=len(order))
     share /= share.sum(axis=1, keepdims=True)
     confidence = np.bincount(region, weight, minlength=len(order)) / np.bincount(region, minlength=len(order))
-    return Blobs(marked, region, share, confidence, boxes_px[order])
+    peak = np.zeros(len(order))
+    np.maximum.at(peak, region, weight)
+    return Blobs(marked, region, share, confidence, peak, boxes_px[order])
 
 
 def _softmax(

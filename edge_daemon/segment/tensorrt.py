@@ -257,7 +257,7 @@ class TensorRtEngine:
         channels = {
             bundle.input.name: len(bundle.input.views),
             bundle.defect_output: 1,
-            bundle.type_output: len(bundle.types),
+            bundle.type_output: bundle.type_planes,
         }
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -289,7 +289,7 @@ class TensorRtEngine:
         self._done(execution.execute_async_v3(stream.handle), "execution")
         answers = []
         for name, planes, stride in (
-            (bundle.defect_output, 1, 1), (bundle.type_output, len(bundle.types), bundle.type_stride_px)
+            (bundle.defect_output, 1, 1), (bundle.type_output, bundle.type_planes, bundle.type_stride_px)
         ):  # fmt: skip
             shape = (count, planes, height // stride, width // stride)
             target = self._host[name][: int(np.prod(shape))]

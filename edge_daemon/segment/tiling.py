@@ -99,9 +99,9 @@ def run_tiled(infer: Infer, planes: NDArray[np.float32], spec: InputSpec) -> Ten
         for n, ((i, j), (y, x)) in enumerate(zip(places, windows, strict=True)):
             weight = rows.weights[i][:, None] * columns.weights[j]
             defect[0, :, y, x] += answer.defect[n] * weight
-            coarse = tuple(slice(side.start // stride, side.stop // stride) for side in (y, x))
+            down, across = (slice(side.start // stride, side.stop // stride) for side in (y, x))
             # Weights that add up to 1 at every pixel do so at every stride-th.
-            types[0, :, *coarse] += answer.type[n] * weight[::stride, ::stride]
+            types[0, :, down, across] += answer.type[n] * weight[::stride, ::stride]
     assert types is not None
     return _cut(Tensors(defect, types, stride), height, width)
 

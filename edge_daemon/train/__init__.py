@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +24,7 @@ from ..errors import MissingExtra, StorageError, UsageError
 from ..simulator import CASTING_TYPES, PlacedDefect, Radiograph, simulate
 from .pictures import IGNORED, scale_of, visible_labels
 
-__all__ = ["evaluate", "fit", "simulate_to_folder"]
+__all__ = ["evaluate", "fit", "fit_on", "simulate_to_folder"]
 
 
 def simulate_to_folder(
@@ -113,13 +114,14 @@ def fit(
     another plan, too large a seed or a GPU that is not there.
     """
     _need_torch()
-    from .fit import Plan, fit_network, simulated_batches, validation_pool
+    from .fit import Plan, fit_network, simulated_batches, validate, validation_pool
     from .sealing import write_bundle
 
     plan = Plan(seed=seed, minutes=minutes, pictures=pictures, threads=threads, workers=workers, device=device)
     batches, pool = simulated_batches(out, plan)
     try:
-        network = fit_network(out, plan, batches, validation=validation_pool(), progress=progress)
+        watched = validation_pool()
+        network = fit_network(out, plan, batches, look=lambda net: validate(net, watched), progress=progress)
     finally:
         pool.close()
     folder = bundle or out / "castings-xray"
@@ -129,6 +131,27 @@ def fit(
         trained_on=f"simulated radiographs, edge_daemon.simulator, seeds {first}..{first + pictures - 1}",
     )  # fmt: skip
     return folder
+
+
+def fit_on(
+    on: Path, out: Path, *, name: str | None = None, split: str | None = None, test_split: str | None = None,
+    left_out: Sequence[str] = (), licence: str = "", seed: int = 4, minutes: float = 61.0, threads: int = 1,
+    device: str = "auto", progress: bool | None = None,
+) -> Path:  # fmt: skip
+    """Train a surface engine on a site's own labelled pictures and seal it; returns the bundle's folder.
+
+    See ``surface_fit.fit_surface``. Raises MissingExtra without PyTorch, UsageError for a folder or name that cannot be
+    used.
+    """
+    _need_torch()
+    from .fit import Plan
+    from .surface_fit import SURFACE_WIDTHS, fit_surface
+
+    plan = Plan(seed=seed, minutes=minutes, crop_px=128, threads=threads, device=device,
+                validate_minutes=max(0.5, min(5.0, minutes / 12)), widths=SURFACE_WIDTHS)  # fmt: skip
+    chosen = name or re.sub(r"[^a-z0-9._-]+", "-", on.resolve().name.lower()).strip("-._")
+    return fit_surface(on, out, name=chosen, split=split, test_split=test_split, left_out=left_out, plan=plan,
+                       licence=licence, progress=progress)  # fmt: skip
 
 
 def evaluate(bundle_folder: Path, seeds: Sequence[int], *, threads: int = 2) -> dict[str, Any]:

@@ -46,10 +46,10 @@ SCENES: Mapping[str, Callable[[int], Radiograph]] = {
 def evaluate_on(
     bundle_folder: Path, on: Path | None, seeds: Sequence[int] = (), *, out: Path | None = None,
     scenes: str = "mixture", mm_per_px: float | None = None, form: str | None = None,
-    missing: Literal["leave_out", "sound"] = "leave_out", threads: int = 2,
+    missing: Literal["leave_out", "sound"] = "leave_out", split: str | None = None, threads: int = 2,
 ) -> dict[str, Any]:  # fmt: skip
-    """Figures of a sealed bundle on the labelled folder ``on`` (see ``open_folder`` for mm_per_px, form and missing),
-    or, where that is None, on one simulated picture per seed. scenes: one of SCENES.
+    """Figures of a sealed bundle on the labelled folder ``on`` (``open_folder`` explains mm_per_px, form, missing and
+    split), or, where that is None, on one simulated picture per seed. scenes: one of SCENES.
 
     Raises UsageError without seeds or for seeds that training or tuning may have used, ConfigError and IntegrityError
     for a bundle that does not hold, and what ``open_folder`` and ``evaluate_pictures`` raise.
@@ -57,8 +57,8 @@ def evaluate_on(
     pictures: Iterable[Labelled]
     about: dict[str, Any]
     if on is not None:
-        pictures = folder = open_folder(on, mm_per_px=mm_per_px, form=form, missing=missing)
-        about = {"on": str(on), "form": folder.form, "notes": list(folder.notes)}
+        pictures = folder = open_folder(on, mm_per_px=mm_per_px, form=form, missing=missing, split=split)
+        about = {"on": str(on), "form": folder.form, "split": split, "notes": list(folder.notes)}
     elif not len(seeds) or min(seeds) < EXPERIMENT_SEEDS_FROM:
         raise UsageError(
             "these seeds may have been trained or tuned on", hint=f"choose seeds from {EXPERIMENT_SEEDS_FROM} on"
@@ -232,6 +232,12 @@ def _headline(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("regions called unknown", _cell(figures["regions_called_unknown"])),
         ("named exactly, of those found", f"{_cell(naming['exact'])}; worst type {_worst(naming['exact']['worst'])}"),
     ]
+    kinds, inside = figures["picture_type"], figures["coloured_inside_boxes"]
+    if kinds["n"]:
+        rows.append(("type of the whole picture right", f"{_cell(kinds)}; worst {_worst(kinds['worst'])}"))
+    if inside["by_class"]:
+        rows.append(("coloured pixels inside the drawn boxes, mean of classes; worst",
+                     f"{_number(inside['mean'])}; {_worst(inside['worst'])}"))  # fmt: skip
     if naming["groups"]:
         rows.append(("named within the group", f"{_cell(naming['by_group'])}; {_worst(naming['by_group']['worst'])}"))
     if figures["calibration"] is not None:

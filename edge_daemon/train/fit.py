@@ -22,10 +22,20 @@ from torch import nn
 
 from ..errors import UsageError
 from ..simulator import CASTING_TYPES
-from .network import MULTIPLE_OF_PX, TYPE_STRIDE_PX, CastingNet
-from .pictures import IGNORED, TUNING_SEEDS_FROM, GrowingPool, Pool, make_pool, sample_batch
+from .network import MULTIPLE_OF_PX, TYPE_STRIDE_PX, WIDTHS, CastingNet, like
+from .pictures import IGNORED, TUNING_SEEDS_FROM, UNTYPED, GrowingPool, Pool, make_pool, sample_batch
 
-__all__ = ["Batches", "Plan", "fit_network", "load_network", "simulated_batches", "validate", "validation_pool"]
+__all__ = [
+    "Batches",
+    "Look",
+    "Plan",
+    "fit_network",
+    "load_network",
+    "loss_parts",
+    "simulated_batches",
+    "validate",
+    "validation_pool",
+]
 
 _CHECKPOINT = "checkpoint.pt"
 _LOG = "training.jsonl"
@@ -33,6 +43,8 @@ _PLOT = "training.png"
 
 #: (rng, step, batch, crop_px) -> views float32 (batch, 2, crop, crop), labels uint8 (batch, crop, crop).
 Batches = Callable[[np.random.Generator, int, int, int], tuple[Any, Any]]
+#: A network -> {"validation": {"loss": ..., ...}} on pictures it does not learn from.
+Look = Callable[[CastingNet], dict[str, Any]]
 
 # Training starts when this many pictures are ready, and may then use one more per step.
 _FIRST_PICTURES = 600
@@ -45,7 +57,8 @@ class Plan:
     """How to train. minutes: stop after that much training, whatever the steps; the learning rate follows whichever of
     the two is further along. pictures: simulated ones to draw crops from, seeds seed * 100,000 onwards.
     validate_minutes: between two looks at pictures never trained on; patience: so many looks without a better one end
-    the run early. device: ``auto`` takes a GPU if there is one. threads: of torch; workers: processes that simulate."""
+    the run early. device: ``auto`` takes a GPU if there is one. threads: of torch; workers: processes that simulate.
+    widths: of the network."""
 
     seed: int = 0
     minutes: float = 60.0
@@ -60,6 +73,12 @@ class Plan:
     device: str = "auto"
     threads: int = 1
     workers: int = 1
+    widths: tuple[int, ...] = WIDTHS
+
+
+def loss_parts(defect: torch.Tensor, types: torch.Tensor, labels: torch.Tensor) -> Any:
+    """(entropy, Dice, type) of a batch, as training weighs them; a NumPy array."""
+    return _loss(defect, types, labels)[1].cpu().numpy()
 
 
 def _loss(defect: torch.Tensor, types: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +98,10 @@ def _loss(defect: torch.Tensor, types: torch.Tensor, labels: torch.Tensor) -> tu
     importance = own_px.rsqrt().expand_as(target)[marked]
     n, y, x = torch.nonzero(marked, as_tuple=True)
     given = types.permute(0, 2, 3, 1)[n, y // TYPE_STRIDE_PX, x // TYPE_STRIDE_PX]
-    surprise = fn.cross_entropy(given, labels[marked].long() - 1, reduction="none")
+    # A defect of no type belongs to the last plane, which is there for it.
+    kind = labels[marked].long() - 1
+    kind = torch.where(kind == UNTYPED - 1, types.shape[1] - 1, kind)
+    surprise = fn.cross_entropy(given, kind, reduction="none")
     # Without a defect pixel in the batch the mean would be 0 / 0.
     type_loss = (surprise * importance).sum() / importance.sum().clamp(min=1e-3)
     return 10.0 * entropy + 0.5 * dice + 0.5 * type_loss, torch.stack([entropy, dice, type_loss]).detach()
@@ -108,21 +130,21 @@ def validation_pool() -> Pool:
 
 
 def fit_network(
-    out: Path, plan: Plan, batches: Batches, *, validation: Pool | None = None,
-    start: Mapping[str, torch.Tensor] | None = None, progress: bool | None = None,
+    out: Path, plan: Plan, batches: Batches, *, look: Look | None = None,
+    start: Mapping[str, torch.Tensor] | None = None, planes: int = len(CASTING_TYPES), progress: bool | None = None,
 ) -> CastingNet:  # fmt: skip
     """Train, or go on where ``out/checkpoint.pt`` stopped, and return the averaged network at its best.
 
-    start: weights to begin with. validation: pictures to watch; without them the last state is returned. progress: a
-    line on stderr; None shows it on a terminal. Writes checkpoint.pt (every minute, replaced atomically),
-    training.jsonl and, where matplotlib is installed, training.png into ``out``. Raises UsageError for a checkpoint of
-    another plan.
+    start: weights to begin with. look: at pictures to watch; without it the last state is returned. planes: of the type
+    head. progress: a line on stderr; None shows it on a terminal. Writes checkpoint.pt (every minute, replaced
+    atomically), training.jsonl and, where matplotlib is installed, training.png into ``out``. Raises UsageError for a
+    checkpoint of another plan.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     torch.set_num_threads(plan.threads)
     device = _device(plan.device)
-    run = _Run(plan, device, start)
+    run = _Run(plan, device, start, planes)
     checkpoint = out / _CHECKPOINT
     if checkpoint.exists():
         run.load(checkpoint)
@@ -147,15 +169,15 @@ def fit_network(
                     line = f"\r{100 * done:5.1f} %  step {run.step}  loss {means}"
                     print(line, end="", file=sys.stderr, flush=True)  # noqa: T201
                 recent[:], counted = 0, 0
-            if validation is not None and run.spent_s - looked > 60.0 * plan.validate_minutes:
+            if look is not None and run.spent_s - looked > 60.0 * plan.validate_minutes:
                 looked = run.spent_s
-                _write(log, {"step": run.step, "minutes": round(run.spent_s / 60, 2), **run.look(validation)})
+                _write(log, {"step": run.step, "minutes": round(run.spent_s / 60, 2), **run.look(look)})
                 _plot(out)
             if time.monotonic() - saved > 60.0:
                 run.save(checkpoint)
                 saved = time.monotonic()
-        if validation is not None:
-            _write(log, {"step": run.step, "minutes": round(run.spent_s / 60, 2), **run.look(validation)})
+        if look is not None:
+            _write(log, {"step": run.step, "minutes": round(run.spent_s / 60, 2), **run.look(look)})
     if show:
         print(file=sys.stderr)  # noqa: T201
     run.save(checkpoint)
@@ -181,12 +203,14 @@ def _device(name: str) -> torch.device:
 class _Run:
     """The state of one training run: networks, optimizer, how far it is, and the best so far."""
 
-    def __init__(self, plan: Plan, device: torch.device, start: Mapping[str, torch.Tensor] | None) -> None:
-        self.plan, self.device = plan, device
-        network = CastingNet(len(CASTING_TYPES))
+    def __init__(
+        self, plan: Plan, device: torch.device, start: Mapping[str, torch.Tensor] | None, planes: int
+    ) -> None:  # fmt: skip
+        self.plan, self.device, self.planes = plan, device, planes
+        network = CastingNet(planes, widths=plan.widths)
         if start is not None:
             network.load_state_dict(dict(start))
-        self.average = CastingNet(len(CASTING_TYPES)).to(device)
+        self.average = CastingNet(planes, widths=plan.widths).to(device)
         self.average.load_state_dict(network.state_dict())
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network.train()
@@ -218,8 +242,8 @@ class _Run:
         self.step += 1
         return parts.cpu().numpy()
 
-    def look(self, validation: Pool) -> dict[str, Any]:
-        figures = validate(self.average, validation)
+    def look(self, look: Look) -> dict[str, Any]:
+        figures = look(self.average)
         loss = figures["validation"]["loss"]
         self.looks_without_better += 1
         if loss < self.best_loss:
@@ -228,9 +252,7 @@ class _Run:
         return figures
 
     def best(self) -> CastingNet:
-        network = CastingNet(len(CASTING_TYPES))
-        network.load_state_dict(self.best_state or {k: v.cpu() for k, v in self.average.state_dict().items()})
-        return network.eval()
+        return like(self.best_state or {k: v.cpu() for k, v in self.average.state_dict().items()}).eval()
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True, map_location=self.device)
@@ -256,7 +278,7 @@ class _Run:
 
 @torch.no_grad()
 def validate(network: CastingNet, pool: Pool) -> dict[str, Any]:
-    """Losses, overlap of defect or not, and share of defect pixels with the right type, over a pool of pictures."""
+    """A ``Look`` at a pool: losses, overlap of defect or not, share of defect pixels with the right type."""
     device = next(network.parameters()).device
     training, total, both, either, right, defects = network.training, np.zeros(3), 0, 0, 0, 0
     network.eval()
@@ -304,7 +326,8 @@ def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
 def _identity(plan: Plan) -> dict[str, Any]:
     """What must not change between a checkpoint and the run that goes on from it."""
     free = ("threads", "workers", "minutes", "steps", "device", "validate_minutes", "patience")
-    return {key: value for key, value in asdict(plan).items() if key not in free}
+    kept = {key: value for key, value in asdict(plan).items() if key not in free}
+    return {**kept, "widths": list(plan.widths)}
 
 
 def load_network(out: Path) -> CastingNet:
@@ -313,9 +336,7 @@ def load_network(out: Path) -> CastingNet:
     if not checkpoint.exists():
         raise UsageError(f"no checkpoint in {out}", hint="run `edge-daemon train fit` first")
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    network = CastingNet(len(CASTING_TYPES))
-    network.load_state_dict(state["best"] or state["average"])
-    return network.eval()
+    return like(state["best"] or state["average"]).eval()
 
 
 def _plot(out: Path) -> None:

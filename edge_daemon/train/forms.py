@@ -1,10 +1,11 @@
-"""Which files of a folder are pictures, which are their truth: the six forms that ``labelled.py`` describes.
+"""Which files of a folder are pictures, which are their truth: the seven forms that ``labelled.py`` describes.
 
 Only names and annotation texts are read here, no pixels.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +17,24 @@ from ..errors import UsageError
 from ..images import PICTURE_SUFFIXES
 from ..records import TYPE_IDS
 from ..segment.sealed import parse_json
-from .annotations import Annotation, read_coco, read_gdxray, read_names, read_text, read_voc, read_yolo, type_of, wrong
+from .annotations import (
+    Annotation,
+    Box,
+    read_coco,
+    read_gdxray,
+    read_names,
+    read_text,
+    read_voc,
+    read_yolo,
+    type_of,
+    wrong,
+)
 
 __all__ = ["FORMS", "Item", "index_folder", "read_object", "types_of"]
 
-FORMS = ("simulated", "masks", "gdxray", "yolo", "voc", "coco")
+FORMS = ("simulated", "masks", "gdxray", "yolo", "voc", "coco", "table")
+#: Classes of a table that say: nothing wrong here.
+SOUND_CLASSES = ("free", "sound", "good", "ok", "none")
 
 _MASK_ENDINGS = ("-labels", "-mask", "_mask")
 _IMAGE_FOLDERS = ("images", "JPEGImages")
@@ -31,7 +45,10 @@ _NUMBER_OF = re.compile(r"(?:.*_)?(\d+)\Z")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture and where its truth lies: an annotation, a mask (with what belongs to it), or nothing: sound."""
+    """One picture and where its truth lies: an annotation, a mask (with what belongs to it), or nothing: sound.
+
+    kind: the class of the whole picture in a table, and then of its mask.
+    """
 
     picture: Path
     series: str
@@ -41,14 +58,23 @@ class Item:
     ignored: Path | None = None
     document: Path | None = None
     types: Path | None = None
+    kind: str | None = None
 
 
-def index_folder(folder: Path, form: str | None, sound: bool) -> tuple[str, tuple[Item, ...], tuple[str, ...]]:
-    """(form, pictures, notes) of what lies below ``folder``. sound: what a picture without its own annotation is."""
+def index_folder(
+    folder: Path, form: str | None, sound: bool, split: str | None = None
+) -> tuple[str, tuple[Item, ...], tuple[str, ...]]:  # fmt: skip
+    """(form, pictures, notes) of what lies below ``folder``. sound: what a picture without its own annotation is.
+    split: of a table, None takes all of it."""
     files = _files(folder)
     chosen = _choose(folder, _evidence(files), form)
     pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
-    items, notes = _INDEX[chosen](folder, files, pictures, sound)
+    if split is not None and chosen != "table":
+        raise wrong(str(folder), f"a split {split!r} of the form {chosen}", "only images.csv of a table names splits")
+    if chosen == "table":
+        items, notes = _index_table(folder, files, pictures, split)
+    else:
+        items, notes = _INDEX[chosen](folder, files, pictures, sound)
     if not items:
         raise wrong(str(folder), "not one labelled picture", "see the forms that `train evaluate --help` lists")
     return chosen, tuple(_with_parts(folder, items)), tuple(notes)
@@ -122,6 +148,8 @@ def _evidence(files: Sequence[Path]) -> dict[str, Path]:
                     found.setdefault("simulated", annotation)
                 elif annotation is not None:
                     found.setdefault(form, annotation)
+    if any(path.name == "images.csv" for path in files):  # its masks are named by it
+        return {"table": next(path for path in files if path.name == "images.csv")}
     if "simulated" in found:  # one of them without its .json is a fault of that picture, not another form
         found.pop("masks", None)
     return found
@@ -149,7 +177,7 @@ def _choose(folder: Path, evidence: Mapping[str, Path], form: str | None) -> str
     return next(iter(evidence))
 
 
-# ---- the six forms --------------------------------------------------------------------------------------------------
+# ---- the seven forms ------------------------------------------------------------------------------------------------
 
 _Indexed = tuple[list[Item], list[str]]
 
@@ -325,6 +353,79 @@ def _index_coco(folder: Path, files: Sequence[Path], pictures: Sequence[Path], s
     ]
     notes = _left_out(len(present - listed), sound, "an entry in the COCO file")
     return items, notes + ([f"{untyped} boxes of a class that is no known type: untyped"] if untyped else [])
+
+
+def _index_table(folder: Path, files: Sequence[Path], pictures: Sequence[Path], split: str | None) -> _Indexed:
+    path = next(one for one in files if one.name == "images.csv")
+    by_name = {(one.parent.name, one.stem): one for one in pictures if one.is_relative_to(path.parent)}
+    boxes = _table_boxes(path.with_name("boxes.csv"))
+    items: list[Item] = []
+    seen: set[str] = set()
+    bare = 0
+    rows = _rows(path, ("image", "class"))
+    splits = {row.get("split", "") for _, row in rows}
+    if split is not None and split not in splits:
+        raise wrong(str(path), f"no split {split!r}", f"it has {', '.join(sorted(splits - {''})) or 'none'}")
+    for where, row in rows:
+        name, kind = row["image"], row["class"]
+        stem = Path(name).stem if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
+        if stem in seen:
+            raise wrong(where, f"{name} a second time", "list each picture once")
+        seen.add(stem)
+        if split is not None and row.get("split") != split:
+            continue
+        picture = by_name.get(("images", stem)) or by_name.get((path.parent.name, stem))
+        if picture is None:
+            raise wrong(where, f"{name} is not here", "put it into images/")
+        part = f"group {row['group']}" if row.get("group") else stem
+        sound = kind.lower() in SOUND_CLASSES
+        mask, own = by_name.get(("masks", stem)), boxes.get(stem)
+        if not sound and mask is None and own is None:
+            bare += 1
+            continue
+        annotation = None if own is None or sound else Annotation(tuple(own))
+        items.append(Item(picture, kind, part, annotation, None if sound else mask, kind=kind))
+    strange = sorted(set(boxes) - seen)
+    if strange:
+        raise wrong(str(path.with_name("boxes.csv")), f"{strange[0]} is not in images.csv", "list it there")
+    foreign = sorted({item.kind for item in items if item.kind and type_of(item.kind) is None} - set(SOUND_CLASSES))
+    return items, _left_out(bare, False, "a mask or a box") + _foreign(foreign)
+
+
+def _rows(path: Path, needed: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """(where, cells by column) of every line of a CSV with a header."""
+    lines = list(csv.reader(read_text(path).splitlines()))
+    header = [cell.strip() for cell in lines[0]] if lines else []
+    missing = [name for name in needed if name not in header]
+    if missing or len(set(header)) != len(header):
+        raise wrong(f"{path} line 1", f"no column {missing[0]!r}" if missing else "a column twice", ",".join(needed))
+    rows = []
+    for number, cells in enumerate(lines[1:], 2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header) or not all(cells[header.index(name)].strip() for name in needed):
+            raise wrong(f"{path} line {number}", repr(",".join(cells)), f"write {','.join(header)}")
+        rows.append((f"{path} line {number}", {name: cell.strip() for name, cell in zip(header, cells, strict=True)}))
+    return rows
+
+
+def _table_boxes(path: Path) -> dict[str, list[Box]]:
+    found: dict[str, list[Box]] = {}
+    if not path.is_file():
+        return found
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    for where, row in _rows(path, ("image", "class", *edges)):
+        try:
+            left, top, right, bottom = (float(row[edge]) for edge in edges)
+        except ValueError:
+            raise wrong(where, "an edge that is no number", "write pixels") from None
+        if not (0 <= left < right < float("inf") and 0 <= top < bottom < float("inf")):
+            raise wrong(
+                where, f"a box from {left:g}, {top:g} to {right:g}, {bottom:g}", "write xmin < xmax, ymin < ymax"
+            )
+        box = Box(left, top, right - left, bottom - top, type_of(row["class"]))
+        found.setdefault(Path(row["image"]).stem, []).append(box)
+    return found
 
 
 def _foreign(names: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Pictures with their truth, out of a folder: what an engine is measured on, simulated or a site's own.
 
-Six forms are recognised by their files, one per folder (subfolders included); a folder that fits two or none is
-refused. In every form the truth is either a mask or boxes:
+Seven forms are recognised by their files, one per folder (subfolders included); a folder that fits two or none is
+refused. In every form the truth is a mask or boxes:
 
     simulated   000007.png, 000007-labels.png, 000007.json, perhaps 000007-ignored.png: what ``train simulate`` writes
     masks       <stem>-labels.png, <stem>-mask.png or <stem>_mask.png beside the picture, or images/ and masks/.
@@ -11,6 +11,9 @@ refused. In every form the truth is either a mask or boxes:
     yolo        <stem>.txt beside the picture, or images/ and labels/; classes.txt beside them or at the top
     voc         <stem>.xml beside the picture, or in annotations/ beside images/ or JPEGImages/
     coco        annotations.json, *_coco.json or *.coco.json; file names count from its folder or images/ in it
+    table       images.csv (image, class, perhaps group and split) beside images/, with masks/<image>.png (non-zero is a
+                defect of that class) or boxes.csv (image, class, xmin, ymin, xmax, ymax) or both; class free: sound.
+                Pictures of one group are one part
 
 A picture that no annotation mentions is **sound** where the form lists all defects of a series in one file (gdxray, and
 coco for pictures it lists). Elsewhere a missing file may be a forgotten one, so the picture is left out and counted in
@@ -31,17 +34,15 @@ from numpy.typing import NDArray
 from ..images import load_labels, load_picture
 from ..records import TYPE_IDS
 from ..simulator import CASTING_TYPES
-from .annotations import Annotation, Box, wrong
+from .annotations import Annotation, Box, type_of, wrong
 from .forms import FORMS, Item, index_folder, read_object, types_of
-from .pictures import IGNORED
+from .pictures import IGNORED, UNTYPED
 
 __all__ = ["FORMS", "IGNORED", "UNTYPED", "Box", "Labelled", "LabelledFolder", "open_folder"]
 
-#: Label of defect pixels whose type nobody stated.
-UNTYPED = 253
-
 _UNSPECIFIED = 255
 _HALF = 0.5
+_HALF_GREY = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class Labelled:
     are not independent draws. pixels: uint8 or uint16, (H, W) or RGB (H, W, 3), read-only. mm_per_px, polarity: None
     where unknown.
     labels: uint8 (H, W), 0 sound, k + 1 of ``types[k]``, UNTYPED, IGNORED (there, but below the visible limit).
-    boxes: inside the picture, in px.
+    boxes: inside the picture, in px; beside ``labels`` only where someone drew both (form table), and then the mask is
+    the truth. kind: class of the whole picture, where the form states one.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Labelled:
     labels: NDArray[np.uint8] | None
     boxes: tuple[Box, ...] | None
     types: tuple[str, ...] = CASTING_TYPES
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,10 @@ class LabelledFolder:
     def __len__(self) -> int:
         return len(self._items)
 
+    def kinds(self) -> set[str]:
+        """The classes of its pictures, where the form states them (a table does)."""
+        return {item.kind for item in self._items if item.kind is not None}
+
     def __iter__(self) -> Iterator[Labelled]:
         for item in self._items:
             yield self._read(item)
@@ -94,11 +101,17 @@ class LabelledFolder:
         boxes: tuple[Box, ...] | None = None
         if item.annotation is not None:
             boxes = _boxes_px(item.picture, item.annotation, width, height)
+        if item.annotation is not None and item.mask is None:
+            pass
         elif item.mask is None:
             labels = np.zeros((height, width), np.uint8)
         else:
             values = _same_size(item.mask, load_labels(item.mask), picture.pixels)
-            if item.document is not None:
+            if item.kind is not None:
+                known = type_of(item.kind)
+                types = () if known is None else (known,)
+                labels = np.where(values > _HALF_GREY, np.uint8(UNTYPED if known is None else 1), np.uint8(0))
+            elif item.document is not None:
                 mm_per_px, polarity, table = _simulated_document(item.document, self.mm_per_px)
                 labels, types = _typed(item.mask, values, table), tuple(table.values())
             elif item.types is not None:
@@ -110,18 +123,18 @@ class LabelledFolder:
                 labels[_same_size(item.ignored, load_labels(item.ignored), picture.pixels) > 0] = IGNORED
         name = item.picture.relative_to(self.folder).as_posix()
         return Labelled(
-            name, item.series, item.part, picture.pixels, mm_per_px, polarity, labels, boxes, types
+            name, item.series, item.part, picture.pixels, mm_per_px, polarity, labels, boxes, types, item.kind
         )  # fmt: skip
 
 
 def open_folder(
     folder: Path, *, mm_per_px: float | None = None, form: str | None = None,
-    missing: Literal["leave_out", "sound"] = "leave_out",
+    missing: Literal["leave_out", "sound"] = "leave_out", split: str | None = None,
 ) -> LabelledFolder:  # fmt: skip
     """The labelled pictures below ``folder``; annotation files are read and checked now, pixels later.
 
     mm_per_px: for pictures that state no scale of their own. form: one of FORMS where the files fit several.
-    missing: what a picture without its own annotation file is (see the module).
+    missing: what a picture without its own annotation file is (see the module). split: only these pictures of a table.
     A series is the subfolder (without images/), else the file name without its number. A ``parts.csv`` at the top
     (``picture,part`` with a header line) says which pictures show one part; without it a part is one picture, but in
     gdxray form one series, since its pictures are views of one casting.
@@ -131,7 +144,7 @@ def open_folder(
         raise wrong(str(folder), f"a scale of {mm_per_px} mm per px", "give a number above 0")
     if not folder.is_dir():
         raise wrong(str(folder), "is not a folder", "name a folder with pictures and their truth")
-    chosen, items, notes = index_folder(folder, form, missing == "sound")
+    chosen, items, notes = index_folder(folder, form, missing == "sound", split)
     return LabelledFolder(folder, chosen, notes, mm_per_px, items)
 
 

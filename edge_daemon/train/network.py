@@ -9,17 +9,20 @@ on export.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-__all__ = ["MULTIPLE_OF_PX", "TYPE_STRIDE_PX", "CastingNet", "export_onnx", "parameter_count"]
+__all__ = ["MULTIPLE_OF_PX", "TYPE_STRIDE_PX", "WIDTHS", "CastingNet", "export_onnx", "like", "parameter_count"]
 
 #: Height and width must be multiples of this: the stem and three more halvings.
 MULTIPLE_OF_PX = 16
 #: The type logits have one value for a square of so many pixels a side.
 TYPE_STRIDE_PX = 4
+#: Channels at a half, a quarter, an eighth and a sixteenth of the resolution.
+WIDTHS = (8, 16, 48, 96)
 
 # Sigmoid(-4) is about the share of defect pixels in a batch, so training starts from the prior.
 _PRIOR_LOGIT = -4.0
@@ -59,7 +62,7 @@ class CastingNet(nn.Module):
     (16 where it matters) run half as fast again on a CPU as others of the same cost on paper.
     """
 
-    def __init__(self, types: int, views: int = 2, widths: tuple[int, int, int, int] = (8, 16, 48, 96)) -> None:
+    def __init__(self, types: int, views: int = 2, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
         self.views = views
         a, b, c, d = widths
@@ -93,6 +96,15 @@ class CastingNet(nn.Module):
         b = self.join_b(b + self.up_b(c))
         a = self.join_a(a + self.up_a(b))
         return self.shuffle_out(self.defect_head(a)), self.type_head(b)
+
+
+def like(weights: Mapping[str, torch.Tensor]) -> CastingNet:
+    """A network of the shape that these weights have, holding them."""
+    widths = [int(weights[f"{name}.0.weight"].shape[0]) for name in ("stem", "down_b", "down_c", "down_d")]
+    types, views = int(weights["type_head.1.bias"].numel()), int(weights["stem.0.weight"].shape[1])
+    network = CastingNet(types, views, tuple(widths))
+    network.load_state_dict(dict(weights))
+    return network
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -28,8 +28,8 @@ from ..segment.prepare import VIEWS, prepare
 from ..simulator import CASTING_TYPES, UNSEEN_FAMILIES, Radiograph, conveyor_part, reference_plate, simulate
 
 __all__ = ["EVALUATION_SEEDS_FROM", "EXPERIMENT_SEEDS_FROM", "IGNORED", "LOCAL_SIGMA_PX", "MM_PER_PX",
-           "TUNING_SEEDS_FROM", "GrowingPool", "Pool", "draw_examination", "draw_picture", "draw_sound", "join_pools",
-           "make_pool", "prepare_picture", "sample_batch", "scale_of", "visible_labels"]  # fmt: skip
+           "TUNING_SEEDS_FROM", "UNTYPED", "GrowingPool", "Pool", "draw_examination", "draw_picture", "draw_sound",
+           "join_pools", "make_pool", "prepare_picture", "sample_batch", "scale_of", "visible_labels"]  # fmt: skip
 
 TUNING_SEEDS_FROM = 800_000
 EXPERIMENT_SEEDS_FROM = 850_000
@@ -39,6 +39,8 @@ MM_PER_PX = (0.05, 0.50)
 LOCAL_SIGMA_PX = 12.0
 #: Label of pixels that count neither as sound nor as defect: something is there that nobody can see.
 IGNORED = 254
+#: Label of defect pixels that belong to no type, or to one that nobody stated.
+UNTYPED = 253
 
 # Below these a discontinuity cannot be seen, so neither calling nor missing it teaches anything.
 _LEAST_SNR = 10.0
@@ -82,14 +84,15 @@ def visible_labels(picture: Radiograph) -> NDArray[np.uint8]:
     at = np.flatnonzero(labels)
     spot = components.reshape(-1)[at].astype(np.intp)
     ratio = (picture.signal.reshape(-1)[at] / picture.noise.reshape(-1)[at]).astype(np.float64)
-    power = np.bincount(spot, ratio * ratio, minlength=count)
+    power = np.asarray(np.bincount(spot, ratio * ratio, minlength=count), np.float64)
     spread = power
     share, sigma_px = picture.grain
     if share > 0.0:
         template = np.zeros(labels.shape, np.float32)
         template.reshape(-1)[at] = ratio
-        felt = cv2.sepFilter2D(template, cv2.CV_32F, *[_correlation(sigma_px)] * 2, borderType=cv2.BORDER_CONSTANT)
-        alike = np.bincount(spot, ratio * felt.reshape(-1)[at], minlength=count)
+        kernel = _correlation(sigma_px)
+        felt = cv2.sepFilter2D(template, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_CONSTANT)
+        alike = np.asarray(np.bincount(spot, ratio * felt.reshape(-1)[at], minlength=count), np.float64)
         spread = (1.0 - share) * power + share * np.maximum(alike, power)
     peak = np.zeros(count, np.float32)
     np.maximum.at(peak, spot, np.abs(picture.signal.reshape(-1)[at]))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -33,7 +33,7 @@ from ..segment.bundle import Bundle
 from ..segment.protocol import Engine
 from ..segment.see import see
 from ..simulator import CASTING_TYPES, Radiograph
-from .annotations import Box
+from .annotations import Box, type_of
 from .calibrate import FOUND_SHARE, dilated
 from .detection import Boxes, Detections, candidates, hits
 from .labelled import IGNORED, UNTYPED, Labelled
@@ -85,6 +85,9 @@ class PictureScore:
     reliability: float64 (2, 3, BINS): all and near pixels; number, summed coverage, defect pixels; None for boxes.
     edge_px: per type, how far out its edges lie: (measured - true area) / true outline over found indications with
     nothing else true within 3 px, coverage counted where it is marked; negative: too far in.
+    kind: where the whole picture is of one known class, that class and the type of most of its marked pixels ("unknown"
+    among them; None without a mark). inside: that class, marked pixels inside its boxes, marked pixels; where boxes
+    were drawn.
     """
 
     name: str
@@ -102,6 +105,8 @@ class PictureScore:
     areas: tuple[Area, ...] = ()
     edge_px: dict[str, float] = field(default_factory=dict)
     detections: Detections | None = None
+    kind: tuple[str, str | None] | None = None
+    inside: tuple[str, int, int] | None = None
 
 
 def names_of(bundle: Bundle) -> tuple[str, ...]:
@@ -137,9 +142,34 @@ def score_picture(bundle: Bundle, picture: Labelled, answer: Segmentation) -> Pi
         codes = tuple(reason.code for reason in answer.refusals)
         return PictureScore(picture.name, picture.series, picture.part, codes or ("NO_COVERAGE",))
     found, confidence = candidates(answer.coverage, bundle.thresholds)
-    if picture.labels is None:
-        return _by_boxes(picture, answer, found, confidence)
-    return _by_mask(bundle, picture, answer, found, confidence)
+    score = (
+        _by_boxes(picture, answer, found, confidence)
+        if picture.labels is None
+        else _by_mask(bundle, picture, answer, found, confidence)
+    )
+    return replace(score, kind=_kind(bundle, picture, answer), inside=_coloured(picture, answer))
+
+
+def _kind(bundle: Bundle, picture: Labelled, answer: Segmentation) -> tuple[str, str | None] | None:
+    stated = None if picture.kind is None else type_of(picture.kind)
+    if stated is None:
+        return None
+    marked = answer.labels[answer.labels > 0]
+    if not marked.size:
+        return stated, None
+    most = int(np.bincount(marked).argmax())
+    return stated, UNKNOWN_TYPE if most == UNKNOWN_LABEL else bundle.types[most - 1]
+
+
+def _coloured(picture: Labelled, answer: Segmentation) -> tuple[str, int, int] | None:
+    stated = None if picture.kind is None else type_of(picture.kind)
+    if stated is None or not picture.boxes:
+        return None
+    inside = np.zeros(answer.labels.shape, bool)
+    for box in picture.boxes:
+        inside[_inside(box)] = True
+    marked = answer.labels > 0
+    return stated, int(np.count_nonzero(marked & inside)), int(np.count_nonzero(marked))
 
 
 # ---- boxes ----------------------------------------------------------------------------------------------------------

@@ -312,9 +312,9 @@ def test_training_learns_resumes_and_exports_what_it_learned(tmp_path: Path) -> 
         return pictures.sample_batch(rng, pool, batch, crop_px)
 
     half = Plan(minutes=10.0, steps=30, pictures=8, batch=4, crop_px=64, validate_minutes=0.05, device="cpu")
-    fit_network(tmp_path, half, batches, validation=pool)
+    fit_network(tmp_path, half, batches, look=lambda net: validate(net, pool))
     whole = Plan(minutes=10.0, steps=60, pictures=8, batch=4, crop_px=64, validate_minutes=0.05, device="cpu")
-    network = fit_network(tmp_path, whole, batches, validation=pool)
+    network = fit_network(tmp_path, whole, batches, look=lambda net: validate(net, pool))
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 60
     assert parameter_count(network) <= 1_000_000

@@ -459,3 +459,69 @@ def test_pictures_are_read_lazily_and_again(tmp_path: Path) -> None:
 )
 def test_class_names_become_types_or_nothing(name: str, type_id: str | None) -> None:
     assert type_of(name) == type_id
+
+
+# ---- table ----------------------------------------------------------------------------------------------------------
+
+
+def table(folder: Path, images: str, boxes: str | None = None) -> Path:
+    text(folder / "images.csv", images)
+    if boxes is not None:
+        text(folder / "boxes.csv", "image,class,xmin,ymin,xmax,ymax\n" + boxes)
+    return folder
+
+
+def test_table_reads_masks_boxes_groups_and_splits(tmp_path: Path) -> None:
+    for number in range(5):
+        picture(tmp_path / "images" / f"s{number}.png", number)
+    mask(tmp_path / "masks" / "s0.png", {(3, 4): 255, (5, 6): 90})
+    mask(tmp_path / "masks" / "s4.png", {(7, 8): 255})
+    table(
+        tmp_path,
+        "image,class,group,split\ns0,scratches,7,train\ns1,rolled-in_scale,7,train\ns2,free,,test\ns3,patches,2,test\n"
+        "s4,weld spatter,,test\n",
+        "s0,scratches,2,2,9,8\ns1,rolled-in_scale,0,0,20,10\ns1,patches,20,10,40,30\n",
+    )
+    folder = open_folder(tmp_path)
+    assert folder.form == "table"
+    assert any("1 pictures without a mask or a box: left out" in note for note in folder.notes)
+    assert any("weld spatter" in note for note in folder.notes)
+    found = by_name(folder)
+    assert set(found) == {f"images/s{n}.png" for n in (0, 1, 2, 4)}
+    scratch, scale, free, spatter = (found[f"images/s{n}.png"] for n in (0, 1, 2, 4))
+    assert scratch.labels is not None and scratch.types == ("scratches",)
+    assert np.argwhere(scratch.labels).tolist() == [[3, 4]]  # a mask is black and white: 90 is a codec's grey
+    assert scratch.boxes == (Box(2, 2, 7, 6, "scratches"),)
+    assert scale.labels is None and scale.kind == "rolled-in_scale"
+    assert [box.type for box in scale.boxes or ()] == ["rolled_in_scale", "patches"]
+    assert scratch.part == scale.part == "group 7"
+    assert free.labels is not None and not free.labels.any() and free.boxes is None
+    assert spatter.labels is not None and spatter.labels[7, 8] == UNTYPED
+    assert [one.name for one in open_folder(tmp_path, split="train")] == ["images/s0.png", "images/s1.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "boxes", "match"),
+    [
+        ("image,kind\ns0,crack\n", None, "no column 'class'"),
+        ("image,class\ns0,crack\ns0,crack\n", None, "line 3: s0 a second time"),
+        ("image,class\nother,crack\n", None, "line 2: other is not here"),
+        ("image,class\ns0,crack,9\n", None, "line 2: 's0,crack,9'"),
+        ("image,class\ns0,crack\n", "s0,crack,1,2,x,4\n", "boxes.csv line 2: an edge that is no number"),
+        ("image,class\ns0,crack\n", "s0,crack,5,2,4,4\n", "boxes.csv line 2: a box from 5, 2 to 4, 4"),
+        ("image,class\ns0,crack\n", "s0,crack,1,2,4,4\ns9,crack,1,2,4,4\n", "s9 is not in images.csv"),
+        ("image,class\ns0,crack\n", "s0,crack,90,2,99,4\n", "lies outside"),
+        ("image,class\ns0,crack\n", None, "not one labelled picture"),
+    ],
+)
+def test_table_refuses(tmp_path: Path, images: str, boxes: str | None, match: str) -> None:
+    picture(tmp_path / "images" / "s0.png")
+    refused(table(tmp_path, images, boxes), match)
+
+
+def test_split_is_a_matter_of_tables(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "s0.png")
+    mask(tmp_path / "masks" / "s0.png", {(1, 1): 255})
+    refused(tmp_path, "a split 'test' of the form masks", split="test")
+    table(tmp_path, "image,class,split\ns0,crack,train\n")
+    refused(tmp_path, "no split 'test'", split="test")
