@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -206,7 +207,7 @@ class _SensitiveEngine:
 
     @property
     def bundle(self) -> Bundle:
-        """As sealed, hash and all, but for seed, grow and min_region_px."""
+        """As sealed, hash and all, but for seed, grow, min_region_px and the seeds of single types."""
         return self._bundle
 
     def infer(self, batch: NDArray[np.float32]) -> Tensors:
@@ -232,6 +233,10 @@ def max_recall_engine(engine: Engine, asked: float) -> tuple[Engine, Sensitivity
             hint="edge-daemon engine certify BUNDLE --on DIR --seal, on independent parts of this line",
         )
     point = choose_point(claims, asked, bundle.name)
-    thresholds = replace(bundle.thresholds, seed=point.seed, grow=point.grow, min_region_px=point.min_region_px)
+    # Seeds of single types would take back what the lower seed finds.
+    thresholds = replace(
+        bundle.thresholds, seed=point.seed, grow=point.grow, min_region_px=point.min_region_px,
+        type_seeds=MappingProxyType({}),
+    )  # fmt: skip
     sensitivity = Sensitivity(asked, claims.confidence, claims.on, point, claims.default)
     return _SensitiveEngine(engine, replace(bundle, thresholds=thresholds)), sensitivity

@@ -210,6 +210,9 @@ def _look(engine: Engine, one: Labelled, grids: Grids, part: Part) -> None:
     part.calls += (peak[None, :] >= seeds[:, None]).sum(axis=1)
     counts, inside = (labels != IGNORED).reshape(-1), visible.reshape(-1)
     marked_there = [reach[inside] >= seed for seed in seeds]
+    if own.type_seeds:  # the line drops what stays below the seed of its own type; at other points they do not apply
+        marked_there[grids.default] = answer.labels.reshape(-1)[inside] > 0
+        part.calls[grids.default] += len(answer.regions) - int((peak >= seeds[grids.default]).sum())
     part.visible_px += int(visible.sum())
     for index, thresholds in enumerate(grids.chain):
         marked = np.zeros(labels.size, bool)

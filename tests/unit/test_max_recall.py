@@ -23,6 +23,8 @@ from edge_daemon.segment.bundle import Bundle, load, seal
 from edge_daemon.segment.claims import OperatingPoint, choose_point, max_recall_engine, read_claims
 from edge_daemon.segment.onnx import OnnxEngine
 from edge_daemon.testing.engine_contract import tiny_bundle
+from edge_daemon.train.labelled import Labelled
+from edge_daemon.train.observing import grids_for, observe
 
 SHA = "0" * 64
 
@@ -145,6 +147,38 @@ def test_the_station_marks_more_and_its_record_says_what_it_costs(certified: Bun
     other = prepare_station(engine, None, scale=scale, max_recall=0.996)
     assert other.seals.config != close.seals.config
     close.engine.close()
+
+
+def test_seeds_of_single_types_do_not_take_back_what_max_recall_finds(tmp_path: Path) -> None:
+    made = tiny_bundle(tmp_path / "tiny")
+    document = json.loads((made.folder / "thresholds.json").read_text())
+    document["type_seeds"] = {name: 0.85 for name in (*made.types, "unknown")}
+    (made.folder / "thresholds.json").write_text(json.dumps(document))
+    seal(made.folder, {key: value for key, value in made.manifest.items() if key != "files"})
+    engine = OnnxEngine(with_claims(load(made.folder)), threads=1)
+    pixels, scale = picture([0.9, 0.82, 0.75]), Scale(0.1, 0.1)
+    assert len(prepare_station(engine, None, scale=scale).inspect(pixels).segmentation.regions) == 1
+    assert len(prepare_station(engine, None, scale=scale, max_recall=0.995).inspect(pixels).segmentation.regions) == 3
+    engine.close()
+
+
+def test_a_certificate_of_the_default_counts_what_the_seeds_of_single_types_drop(tmp_path: Path) -> None:
+    made = tiny_bundle(tmp_path / "tiny")
+    pixels = picture([0.9, 0.82, 0.75])
+    labels = np.zeros(pixels.shape, np.uint8)
+    for number in range(3):
+        labels[6:11, 6 + 12 * number : 11 + 12 * number] = 1
+    part = Labelled("a", "s", "a", pixels, 0.1, "bright_void", labels, None, (made.types[0],))
+    found = {}
+    for seeds in ({}, {name: 0.85 for name in (*made.types, "unknown")}):
+        thresholds = replace(made.thresholds, seed=0.7, type_seeds=seeds)
+        engine = OnnxEngine(replace(made, thresholds=thresholds))
+        grids = grids_for(thresholds)
+        one = observe(engine, [part], grids).parts[0]
+        found[bool(seeds)] = ([bool(spot.found[grids.default]) for spot in one.spots], int(one.calls[grids.default]))
+        engine.close()
+    assert found[False] == ([True, True, True], 3)
+    assert sorted(found[True][0]) == [False, False, True] and found[True][1] == 1
 
 
 def test_the_default_mode_stays_what_it_was_to_the_last_byte(tmp_path: Path, certified: Bundle) -> None:
