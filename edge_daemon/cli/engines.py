@@ -58,6 +58,14 @@ def register(commands: Any) -> None:
     bench.add_argument("--cache", type=Path, default=_DEFAULT_CACHE, metavar="DIR")
     add_common(bench)
     bench.set_defaults(run=_bench)
+
+    rollback = verbs.add_parser(
+        "rollback", help="put back the bundle that was there before the last promotion",
+        epilog="example: edge-daemon engine rollback steel-surface",
+    )  # fmt: skip
+    rollback.add_argument("bundle", metavar="NAME|FOLDER")
+    add_common(rollback)
+    rollback.set_defaults(run=_rollback)
     certifying.register(verbs)
 
 
@@ -112,6 +120,19 @@ def _build(args: argparse.Namespace) -> int:
     document = {"key": str(key), "passed": report.passed, "report": str(report)}
     emit(document, f"{'may serve' if report.passed else 'REFUSED'}: {report}", as_json=args.json)
     return 0 if report.passed else 1
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from ..resources import engine_folder
+    from ..segment.bundle import load
+    from ..segment.replacing import roll_back
+
+    folder = engine_folder(args.bundle)
+    rejected = roll_back(folder)
+    bundle = load(folder)
+    document = {"bundle": str(folder), "version": bundle.version, "sha256": bundle.sha256, "rejected": str(rejected)}
+    emit(document, f"{folder} is {bundle.version} again; what was there is {rejected}", as_json=args.json)
+    return 0
 
 
 def _bench(args: argparse.Namespace) -> int:

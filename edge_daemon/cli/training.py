@@ -117,6 +117,12 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--name", help="of the surface engine's bundle; default: the folder's name")
     fit.add_argument("--split", help="learn from these pictures of a table only")
     fit.add_argument("--test-split", help="examine on these; without it on parts held back from learning")
+    fit.add_argument("--reinforce", metavar="TYPE,TYPE", help="train a surface engine further on these types")
+    fit.add_argument("--base", metavar="NAME|FOLDER", help="the engine to reinforce; it was trained on --on")
+    fit.add_argument("--from", dest="export", type=Path, metavar="DIR",
+                     help="confirmed and corrected pictures to reinforce it with (`memory export`)")  # fmt: skip
+    fit.add_argument("--promote", action="store_true",
+                     help="put it in the base's place, if no type lost more than a point")  # fmt: skip
     fit.add_argument("--leave-out", action="append", default=[], metavar="TYPE",
                      help="do not learn this type: measures how the engine meets a stranger")  # fmt: skip
     fit.add_argument("--licence", default="", help="remark on the data for the card")
@@ -148,6 +154,8 @@ def _simulate(args: argparse.Namespace) -> int:
 def _fit(args: argparse.Namespace) -> int:
     from ..train import fit, fit_on
 
+    if args.reinforce is not None:
+        return _reinforce(args)
     if args.on is not None:
         folder = fit_on(
             args.on, args.out, name=args.name, split=args.split, test_split=args.test_split, left_out=args.leave_out,
@@ -159,6 +167,28 @@ def _fit(args: argparse.Namespace) -> int:
                  workers=args.workers, device=args.device)  # fmt: skip
     emit({"bundle": str(folder)}, f"sealed {folder}", as_json=args.json)
     return 0
+
+
+def _reinforce(args: argparse.Namespace) -> int:
+    from ..errors import UsageError
+    from ..resources import engine_folder
+    from ..train import reinforce_on
+
+    missing = [flag for flag, value in (("--on", args.on), ("--base", args.base), ("--from", args.export)) if not value]
+    if missing:
+        raise UsageError(f"--reinforce needs {' and '.join(missing)}", hint="see `edge-daemon train fit --help`")
+    report = reinforce_on(
+        engine_folder(args.base), args.on, args.export, args.out, types=args.reinforce.split(","), split=args.split,
+        test_split=args.test_split, minutes=args.minutes, seed=args.seed, threads=args.threads, device=args.device,
+        promote=args.promote,
+    )  # fmt: skip
+    lines = [f"{name}: " + ", ".join(f"{key} {old:.3f} -> {now:.3f}" for key, (old, now) in row.items())
+             for name, row in report["table"].items()]  # fmt: skip
+    verdict = "may be promoted" if report["promotable"] else "not to be promoted: " + "; ".join(report["reasons"])
+    if report.get("previous"):
+        verdict = f"promoted; the engine before is {report['previous']}"
+    emit(report, "\n".join([*lines, f"{report['bundle']} {report['version']}: {verdict}"]), as_json=args.json)
+    return 0 if report["promotable"] else 1
 
 
 def _commission(args: argparse.Namespace) -> int:

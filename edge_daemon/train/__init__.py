@@ -24,7 +24,7 @@ from ..errors import MissingExtra, StorageError, UsageError
 from ..simulator import CASTING_TYPES, PlacedDefect, Radiograph, simulate
 from .pictures import IGNORED, scale_of, visible_labels
 
-__all__ = ["evaluate", "fit", "fit_on", "simulate_to_folder"]
+__all__ = ["evaluate", "fit", "fit_on", "reinforce_on", "simulate_to_folder"]
 
 
 def simulate_to_folder(
@@ -152,6 +152,28 @@ def fit_on(
     chosen = name or re.sub(r"[^a-z0-9._-]+", "-", on.resolve().name.lower()).strip("-._")
     return fit_surface(on, out, name=chosen, split=split, test_split=test_split, left_out=left_out, plan=plan,
                        licence=licence, progress=progress)  # fmt: skip
+
+
+def reinforce_on(
+    base: Path, on: Path, export: Path, out: Path, *, types: Sequence[str], split: str | None = None,
+    test_split: str | None = None, minutes: float = 10.0, seed: int = 0, threads: int = 1, device: str = "auto",
+    promote: bool = False, progress: bool | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a surface engine further on some of its types; see ``reinforce.reinforce`` for what comes back.
+
+    promote: where no type lost, put it in the base's place; the report then says where the old one is (``previous``).
+    """
+    _need_torch()
+    from . import reinforce as room
+    from .fit import Plan
+
+    plan = Plan(seed=seed, minutes=minutes, crop_px=128, threads=threads, device=device,
+                validate_minutes=max(0.5, min(5.0, minutes / 6)))  # fmt: skip
+    report = room.reinforce(base, on, export, out, types=types, plan=plan, split=split, test_split=test_split,
+                            progress=progress)  # fmt: skip
+    if promote and report["promotable"]:
+        report["previous"] = str(room.promote(Path(report["bundle"]), base))
+    return report
 
 
 def evaluate(bundle_folder: Path, seeds: Sequence[int], *, threads: int = 2) -> dict[str, Any]:

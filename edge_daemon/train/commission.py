@@ -24,13 +24,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError, MissingExtra, UsageError
+from ..errors import EngineError, ImageError, MissingExtra, UsageError
 from ..images import PICTURE_SUFFIXES, load_picture, make_folder, write_png_atomic
 from ..segment.bundle import Bundle
 from ..segment.prepare import prepare
 from ..segment.protocol import Engine
 from ..segment.see import coverage_from_logits, find_blobs, image_gate
 from ..segment.tiling import run_tiled
+from ..simulator import CASTING_TYPES
 from .pictures import Pool, join_pools, prepare_picture, sample_batch
 from .screening import Common, Suspect, learn_normal, screen
 from .superimpose import Ground, planted
@@ -330,6 +331,11 @@ def fine_tune(
         # The crop is a multiple of 16 and fits the windows of small frames.
         crop = tuning.crop_px if not grounds else min(tuning.crop_px, min(grounds[0].pixels.shape) // 16 * 16)
         views, _ = batches(np.random.default_rng([tuning.seed, 32]), 0, 64, crop)
+        if base.types != CASTING_TYPES:
+            raise EngineError(
+                f"engine {base.name} is no engine for castings: commissioning plants casting discontinuities",
+                hint="teach a surface from labelled pictures: `edge-daemon train fit --on DIR`",
+            )
         network = reopen(base, views)
         plan = Plan(
             seed=tuning.seed, minutes=tuning.minutes, steps=tuning.steps, pictures=tuning.pictures,

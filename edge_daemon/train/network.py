@@ -64,7 +64,7 @@ class CastingNet(nn.Module):
 
     def __init__(self, types: int, views: int = 2, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
-        self.views = views
+        self.views, self.widths = views, tuple(widths)
         a, b, c, d = widths
         self.stem = nn.Sequential(
             nn.Conv2d(views, a, 6, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True)

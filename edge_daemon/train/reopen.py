@@ -17,13 +17,14 @@ from torch import nn
 
 from ..errors import EngineError
 from ..segment.bundle import Bundle
-from ..simulator import CASTING_TYPES
 from .network import MULTIPLE_OF_PX, CastingNet
 
 __all__ = ["reopen"]
 
 # Folding and running in another order of sums moves a logit by about this much at most.
 _AGREE = 2e-3
+# The convolutions, in the order they run, that open a level: stem, then each halving behind a block of two.
+_WIDTH_AT = (0, 1, 4, 7)
 
 
 def reopen(bundle: Bundle, views: NDArray[np.float32]) -> CastingNet:
@@ -42,9 +43,10 @@ def reopen(bundle: Bundle, views: NDArray[np.float32]) -> CastingNet:
         if node.op_type == "Identity" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]
     nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
-    if bundle.types != CASTING_TYPES or len(bundle.input.views) != views.shape[1]:
+    if len(bundle.input.views) != views.shape[1] or len(nodes) <= max(_WIDTH_AT):
         raise _foreign(bundle)
-    network = CastingNet(len(bundle.types), len(bundle.input.views)).eval()
+    widths = tuple(int(_tensor(bundle, weights, nodes[at].input[1]).shape[0]) for at in _WIDTH_AT)
+    network = CastingNet(bundle.type_planes, len(bundle.input.views), widths).eval()
     layers = _in_order(network)
     if len(layers) != len(nodes):
         raise _foreign(bundle)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -37,7 +37,7 @@ from .surface_calibrate import SurfaceLimits, calibrate_surface
 from .surface_card import surface_card
 from .surface_pictures import Surface, read_surfaces, surface_batch, without_types
 
-__all__ = ["SURFACE_WIDTHS", "fit_surface", "held", "look_at", "types_in"]
+__all__ = ["SURFACE_WIDTHS", "fit_surface", "held", "look_at", "seal_surface", "some_of", "types_in"]
 
 # Of the parts, this share teaches nothing: early stopping and thresholds come from it.
 _HELD_SHARE = 0.2
@@ -99,53 +99,52 @@ def fit_surface(
             f"{on}: too few pictures of {', '.join(short) or 'held parts'}",
             hint="label at least ten parts of each type",
         )
-    watched = _some(kept, _WATCHED)
     out.mkdir(parents=True, exist_ok=True)
 
     def batches(rng: np.random.Generator, step: int, batch: int, crop_px: int) -> tuple[Any, Any]:
         return surface_batch(rng, learn, batch, crop_px, strangers=strangers, local_sigma_px=LOCAL_SIGMA_PX)
 
-    network = fit_network(out, plan, batches, look=look_at(watched, len(types)), planes=len(types) + 1,
+    network = fit_network(out, plan, batches, look=look_at(some_of(kept), len(types)), planes=len(types) + 1,
                           progress=progress)  # fmt: skip
     bundle = out / name
-    manifest = _manifest(
-        name, types, bundle_version, _told(on, folder, learn, left_out), licence, qualification or Qualification()
-    )
-    _write_provisional(bundle, network, types, manifest)
+    manifest = _manifest(name, types, bundle_version, _told(on, folder, learn, left_out), licence,
+                         qualification or Qualification())  # fmt: skip
+    tested = list(open_folder(on, split=test_split) if test_split else (one for one in folder if held(one.part)))
+    seal_surface(
+        network, bundle, types=types, kept=kept, plan=plan, out=out, limits=limits, manifest=manifest, learned=learn,
+        tested=[one for one in tested if type_of(one.kind or "") not in left_out], examined=bool(test_split),
+    )  # fmt: skip
+    return bundle
 
+
+def seal_surface(
+    network: CastingNet, bundle: Path, *, types: Sequence[str], kept: Sequence[Surface], tested: Sequence[Labelled],
+    learned: Sequence[Surface], plan: Plan, out: Path, limits: SurfaceLimits, manifest: Mapping[str, Any],
+    examined: bool,
+) -> None:  # fmt: skip
+    """Calibrate on ``kept``, examine on ``tested``, write the card, seal. examined: nothing was tuned on ``tested``."""
+    manifest = {**manifest, "created_utc": _now()}
+    _write_provisional(bundle, network, types, manifest)
     engine = OnnxEngine(bundles.load(bundle), threads=plan.threads)
     thresholds = calibrate_surface(engine, kept, limits)
     engine.close()
     _write_json(bundle / "thresholds.json", thresholds)
     bundles.seal(bundle, manifest)
-
-    tested = open_folder(on, split=test_split) if test_split else _Held(folder)
-    figures = _figures(bundle, [one for one in tested if type_of(one.kind or "") not in left_out], plan.threads)
     certificate = {
-        "what": "figures on pictures never trained or tuned on" if test_split else
+        "what": "figures on pictures never trained or tuned on" if examined else
         "figures on held parts: never trained on, but the thresholds were chosen on them",
         "evaluated_utc": _now(), "parameters": parameter_count(network),
-        "learned_from": {"pictures": len(learn), "parts": len({one.part for one in learn})},
+        "learned_from": {"pictures": len(learned), "parts": len({one.part for one in learned})},
         "tuned_on": {"pictures": len(kept), "parts": len({one.part for one in kept})},
-        "steps": int(_steps(out)), "minutes": plan.minutes, "seed": plan.seed, **figures,
+        "steps": int(_steps(out)), "minutes": plan.minutes, "seed": plan.seed,
+        **_figures(bundle, tested, plan.threads),
     }  # fmt: skip
     _write_json(bundle / "certificate.json", certificate)
     (bundle / "card.md").write_text(surface_card(manifest, thresholds, certificate), encoding="utf-8")
     bundles.seal(bundle, manifest)
-    return bundle
 
 
-class _Held:
-    """The pictures of a folder whose parts were kept from learning."""
-
-    def __init__(self, folder: LabelledFolder) -> None:
-        self._folder = folder
-
-    def __iter__(self) -> Any:
-        return (one for one in self._folder if held(one.part))
-
-
-def _some(pictures: Sequence[Surface], most: int) -> list[Surface]:
+def some_of(pictures: Sequence[Surface], most: int = _WATCHED) -> list[Surface]:
     """At most so many of them, each type equally often as far as it goes."""
     order = np.random.default_rng(0).permutation(len(pictures))
     kinds: dict[int | None, list[Surface]] = {}
@@ -202,7 +201,9 @@ def _padded(one: Surface) -> tuple[Any, Any]:
             np.pad(one.labels, ((0, bottom), (0, right)), constant_values=IGNORED))  # fmt: skip
 
 
-def _write_provisional(bundle: Path, network: CastingNet, types: Sequence[str], manifest: dict[str, Any]) -> None:
+def _write_provisional(
+    bundle: Path, network: CastingNet, types: Sequence[str], manifest: Mapping[str, Any]
+) -> None:  # fmt: skip
     bundle.mkdir(parents=True, exist_ok=True)
     export_onnx(network, bundle / "model.onnx")
     _write_json(bundle / "labels.json", {"types": list(types)})

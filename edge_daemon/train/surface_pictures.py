@@ -7,8 +7,9 @@ Part of the crops get strangers planted on sound surface (``strangers``); their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -27,6 +28,7 @@ __all__ = ["Surface", "read_surfaces", "surface_batch", "without_types"]
 # Local normalisation of a crop needs this much around it to be what it is in the whole picture.
 _AROUND_PX = 24
 _MARGIN_PX = 5
+_ONCE: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ def read_surfaces(pictures: Iterable[Labelled], types: Sequence[str]) -> list[Su
         kind = None if picture.kind is None else type_of(picture.kind)
         labels, weak = _labels(picture, grey, kind, types)
         index = types.index(kind) if kind in types else None
+        if picture.kind is None:  # a form that states no class of the whole: what most of its defect is
+            counts = np.bincount(labels.reshape(-1), minlength=256)[1 : len(types) + 1]
+            index = int(counts.argmax()) if counts.any() else None
         found.append(Surface(picture.name, picture.part, grey, labels, index, weak))
     return found
 
@@ -103,18 +108,19 @@ def without_types(pictures: Sequence[Surface], left_out: Sequence[int]) -> list[
 
 def surface_batch(
     rng: np.random.Generator, pictures: Sequence[Surface], batch: int, crop_px: int, *, strangers: float = 0.3,
-    aimed: float = 0.5, local_sigma_px: float = 12.0,
+    aimed: float = 0.5, local_sigma_px: float = 12.0, times: Mapping[int, int] = _ONCE,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:  # fmt: skip
     """Crops for one step: views float32 (batch, 2, crop, crop), labels uint8 (batch, crop, crop).
 
-    Every type is drawn equally often, sound pictures as often as one type. A share ``aimed`` of the crops shows a
-    defect, the rest lies anywhere. Each is turned, mirrored, and changed in brightness, contrast, gamma, sharpness and
-    noise; a share ``strangers`` of them gets one to three strangers where it is sound.
+    Every type is drawn equally often, sound pictures as often as one type; a type in ``times`` so many times as often.
+    A share ``aimed`` of the crops shows a defect, the rest lies anywhere. Each is turned, mirrored, and changed in
+    brightness, contrast, gamma, sharpness and noise; a share ``strangers`` gets one to three strangers where it is
+    sound.
     """
     kinds: dict[int | None, list[int]] = {}
     for index, one in enumerate(pictures):
         kinds.setdefault(one.kind, []).append(index)
-    groups = list(kinds.values())
+    groups = [some for kind, some in kinds.items() for _ in range(1 if kind is None else times.get(kind, 1))]
     views = np.empty((batch, 2, crop_px, crop_px), np.float32)
     labels = np.empty((batch, crop_px, crop_px), np.uint8)
     for n in range(batch):

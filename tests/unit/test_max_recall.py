@@ -152,7 +152,7 @@ def test_the_station_marks_more_and_its_record_says_what_it_costs(certified: Bun
 def test_seeds_of_single_types_do_not_take_back_what_max_recall_finds(tmp_path: Path) -> None:
     made = tiny_bundle(tmp_path / "tiny")
     document = json.loads((made.folder / "thresholds.json").read_text())
-    document["type_seeds"] = {name: 0.85 for name in (*made.types, "unknown")}
+    document["type_seeds"] = dict.fromkeys((*made.types, "unknown"), 0.85)
     (made.folder / "thresholds.json").write_text(json.dumps(document))
     seal(made.folder, {key: value for key, value in made.manifest.items() if key != "files"})
     engine = OnnxEngine(with_claims(load(made.folder)), threads=1)
@@ -170,7 +170,7 @@ def test_a_certificate_of_the_default_counts_what_the_seeds_of_single_types_drop
         labels[6:11, 6 + 12 * number : 11 + 12 * number] = 1
     part = Labelled("a", "s", "a", pixels, 0.1, "bright_void", labels, None, (made.types[0],))
     found = {}
-    for seeds in ({}, {name: 0.85 for name in (*made.types, "unknown")}):
+    for seeds in ({}, dict.fromkeys((*made.types, "unknown"), 0.85)):
         thresholds = replace(made.thresholds, seed=0.7, type_seeds=seeds)
         engine = OnnxEngine(replace(made, thresholds=thresholds))
         grids = grids_for(thresholds)
