@@ -126,9 +126,9 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--leave-out", action="append", default=[], metavar="TYPE",
                      help="do not learn this type: measures how the engine meets a stranger")  # fmt: skip
     fit.add_argument("--licence", default="", help="remark on the data for the card")
-    fit.add_argument("--minutes", type=float, default=61.0, help="of training; on a GPU a tenth will do")
-    fit.add_argument("--pictures", type=int, default=8000)
-    fit.add_argument("--seed", type=int, default=4)
+    fit.add_argument("--minutes", type=float, default=90.0, help="of training; on a GPU a tenth will do")
+    fit.add_argument("--pictures", type=int, default=14_000, help="simulated ones")
+    fit.add_argument("--seed", type=int, default=5)
     fit.add_argument("--threads", type=int, default=1, help="of PyTorch")
     fit.add_argument("--workers", type=int, default=1, help="processes that simulate while training goes on")
     fit.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])

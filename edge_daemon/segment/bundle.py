@@ -72,8 +72,8 @@ class Thresholds:
     seed, grow: hysteresis on coverage, 0 < grow <= seed < 1. min_region_px: smaller regions are dropped.
     unknown_alpha: a region is unknown if its conformal p is below it. known_scores: per type, ascending, in [0, 1],
     1 - (mean softmax of the type) of known regions never trained on; empty where there were none.
-    type_seeds: a region of a type (or ``unknown``) without a pixel of at least that coverage is dropped; where one
-    threshold for all would be too low for some and too high for others.
+    type_seeds: a region of a type (``unknown``: of none; without that key its nearest type's) is dropped unless a pixel
+    of it reaches that coverage; where one threshold would be too low for some and too high for others.
     min_contrast: of the grey range [0, 1], between the 0.5 % and 99.5 % quantiles. max_clipped_pct: of the pixels.
     """
 

@@ -102,7 +102,10 @@ def segmentation_from_logits(
         nearest = types[best]
         p_known = known_p(strangeness, thresholds.known_scores.get(nearest, ()))
         known = p_known >= thresholds.unknown_alpha
-        if blobs.peak[number] < thresholds.type_seeds.get(nearest if known else UNKNOWN_TYPE, 0.0):
+        own_seed = thresholds.type_seeds.get(nearest, 0.0)
+        if not known:
+            own_seed = thresholds.type_seeds.get(UNKNOWN_TYPE, own_seed)
+        if blobs.peak[number] < own_seed:
             continue
         label = best + 1 if known else UNKNOWN_LABEL
         label_of[number] = label

@@ -103,7 +103,7 @@ def _need_torch() -> None:
 
 
 def fit(
-    out: Path, *, seed: int = 4, minutes: float = 61.0, pictures: int = 8000, threads: int = 1, workers: int = 1,
+    out: Path, *, seed: int = 5, minutes: float = 90.0, pictures: int = 14_000, threads: int = 1, workers: int = 1,
     device: str = "auto", bundle: Path | None = None, progress: bool | None = None,
 ) -> Path:  # fmt: skip
     """Train on simulated radiographs and seal a bundle; returns its folder.

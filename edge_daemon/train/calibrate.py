@@ -1,7 +1,9 @@
 """From a trained network to a bundle's thresholds, on pictures it has never seen.
 
 1. Hysteresis: of all (seed, grow, min_region_px) that stay under the allowed false regions, on pictures with defects
-   and on sound parts, the one with the best recall, mean over types, and overlap with the truth.
+   and on sound parts, the one with the best recall, mean over types, and overlap with the truth. Then a seed for each
+   type: from the strictest, the type whose lower seed gains most for the false regions it costs is lowered, as
+   long as the limits hold.
 2. coverage = sigmoid(logit / temperature + bias), by maximum likelihood over the pixels near what is marked, which are
    the ones that get measured; then the bias is moved until summed coverage meets the true area of what was found.
 3. Known scores: what regions of known types look like, for the conformal "I was not trained on this".
@@ -75,18 +77,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One picture, the raw logits for it, and what could be seen in it (uint8 (H, W), IGNORED where nothing could)."""
+    """One picture, the raw logits for it, what could be seen in it (uint8 (H, W), IGNORED where nothing could), and the
+    likeliest type of each cell of the type logits."""
 
     picture: Radiograph
     tensors: Tensors
     visible: NDArray[np.uint8]
+    named: NDArray[np.uint8] | None = None
 
 
 def answer(engine: Engine, picture: Radiograph) -> Answer:
     """Run the network as the line does, without thresholds."""
     spec = engine.bundle.input
     planes = prepare(picture.pixels, spec.views, spec.local_sigma_px)
-    return Answer(picture, run_tiled(engine.infer, planes, spec), visible_labels(picture))
+    tensors = run_tiled(engine.infer, planes, spec)
+    return Answer(picture, tensors, visible_labels(picture), tensors.type[0].argmax(axis=0).astype(np.uint8))
 
 
 def near_truth(picture: Radiograph, within_px: int = 2) -> NDArray[np.bool_]:
@@ -143,7 +148,8 @@ def calibrate(
     answers = [_slim(answer(engine, picture)) for picture in pictures if passes_gate(picture)]
     quiet = [_defect_logits(engine, picture) for picture in sound if passes_gate(picture)]
     rough = fit_sigmoid(*_histogram(answers, lambda one: one.visible != IGNORED))
-    cut = _hysteresis(answers, quiet, rough, limits)
+    cut = _hysteresis(answers, [logits for logits, _ in quiet], rough, limits)
+    cut = _own_seeds(answers, quiet, rough, limits, cut, len(engine.bundle.types))
     temperature, bias = fit_sigmoid(*_histogram(answers, lambda one: _near_marks(one, cut)))
     bias = _balanced(answers, cut, temperature, bias)
     return thresholds_document(engine, temperature, bias, cut, known, groups)
@@ -154,7 +160,7 @@ def thresholds_document(
     groups: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """thresholds.json for a calibration and a cut, with known scores from the pictures ``known``."""
-    document = {
+    document: dict[str, Any] = {
         "temperature": round(temperature, 5),
         "bias": round(bias, 5),
         # Below 1 however large the logit: a threshold of exactly 1 is none, and the bundle's reader refuses it.
@@ -163,9 +169,14 @@ def thresholds_document(
         "min_region_px": cut.least_px,
         "unknown_alpha": _UNKNOWN_ALPHA,
     }
+    if cut.seeds:
+        document["type_seeds"] = {
+            name: min(round(sigmoid(seed / temperature + bias), 7), 1.0 - 1e-6)
+            for name, seed in zip(engine.bundle.types, cut.seeds, strict=True)
+        }
     thresholds = Thresholds(
         document["temperature"], document["bias"], document["seed"], document["grow"], cut.least_px, _UNKNOWN_ALPHA,
-        {}, 0.0, 100.0,
+        {}, 0.0, 100.0, document.get("type_seeds", {}),
     )  # fmt: skip
     gate = {"min_contrast": MIN_CONTRAST, "max_clipped_pct": MAX_CLIPPED_PCT}
     return {**document, "known_scores": known_scores(engine, known, thresholds, groups), "gate": gate}
@@ -183,13 +194,16 @@ def logit(p: float) -> float:
 
 def _slim(one: Answer) -> Answer:
     """Without the type logits, which are most of it."""
-    return Answer(one.picture, Tensors(one.tensors.defect, one.tensors.type[:, :0].copy()), one.visible)
+    slim = Tensors(one.tensors.defect, one.tensors.type[:, :0].copy(), one.tensors.type_stride_px)
+    return Answer(one.picture, slim, one.visible, one.named)
 
 
-def _defect_logits(engine: Engine, picture: Radiograph) -> NDArray[np.float16]:
+def _defect_logits(engine: Engine, picture: Radiograph) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """(defect logits, likeliest type of each cell)."""
     spec = engine.bundle.input
     planes = prepare(picture.pixels, spec.views, spec.local_sigma_px)
-    return np.asarray(run_tiled(engine.infer, planes, spec).defect[0, 0], np.float16)
+    tensors = run_tiled(engine.infer, planes, spec)
+    return np.asarray(tensors.defect[0, 0], np.float16), tensors.type[0].argmax(axis=0).astype(np.uint8)
 
 
 def _histogram(
@@ -207,11 +221,13 @@ def _histogram(
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """From logits to regions: seed and grow as logits, and the least size of a region."""
+    """From logits to regions: seed and grow as logits, and the least size of a region. seeds: of each type, where they
+    have their own; ``seed`` is then the lowest of them."""
 
     seed: float
     grow: float
     least_px: int
+    seeds: tuple[float, ...] = ()
 
     def marks(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
         """bool (H, W): the pixels of the regions."""
@@ -272,7 +288,8 @@ class _Grown:
     """One picture cut at one grow threshold: what is needed to try any seed and least size without its pixels.
 
     Per component (0 is the background): peak logit, area_px, near any truth, seen_px and counted_px on and off what
-    is visible. Per visible spot: its type and size. shared: (spot, component, pixels) of their overlaps.
+    is visible, the likeliest type. Per visible spot: its type and size. shared: (spot, component, pixels) of their
+    overlaps.
     """
 
     peak: NDArray[np.float32]
@@ -282,6 +299,7 @@ class _Grown:
     counted_px: NDArray[np.int64]
     spot_type: NDArray[np.uint8]
     spot_px: NDArray[np.int64]
+    kind: NDArray[np.int64]
     shared: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -306,16 +324,32 @@ def _grown(one: Answer, grow: float) -> _Grown:
         np.bincount(component[counted], minlength=count),
         spot_type,
         np.bincount(spot, minlength=spots - 1),
+        _kinds(component, image.shape[1], count, one.named),
         (pair // count, pair % count, shared_px),
     )
 
 
-def _try(pictures: Sequence[_Grown], seed: float, least_px: int) -> tuple[float, float, float]:
+def _kinds(
+    component: NDArray[np.int64], width: int, count: int, named: NDArray[np.uint8] | None
+) -> NDArray[np.int64]:  # fmt: skip
+    """The type that most pixels of each component are likeliest to be."""
+    if named is None:
+        return np.zeros(count, np.int64)
+    marked = np.flatnonzero(component)
+    y, x = np.divmod(marked, width)
+    stride = -(-width // named.shape[1])
+    types = int(named.max()) + 1
+    votes = np.bincount(component[marked] * types + named[y // stride, x // stride], minlength=count * types)
+    return np.asarray(votes.reshape(count, types).argmax(axis=1), np.int64)
+
+
+def _try(pictures: Sequence[_Grown], seed: float | NDArray[np.float64], least_px: int) -> tuple[float, float, float]:
     """(false regions per picture, mean over types of the recall of visible spots, overlap of defect or not)."""
     false = both = either = 0
     found, total = np.zeros(256), np.zeros(256)
     for one in pictures:
-        keep = (one.peak >= seed) & (one.area_px >= least_px)
+        own = seed if isinstance(seed, float) else seed[one.kind]
+        keep = (one.peak >= own) & (one.area_px >= least_px)
         keep[0] = False
         false += int((keep & ~one.near).sum())
         hit = int(one.seen_px[keep].sum())
@@ -365,6 +399,65 @@ def _hysteresis(
     return Cut(strictest[0], strictest[1], _LEAST_PX[-1])
 
 
+def _own_seeds(
+    answers: Sequence[Answer], quiet: Sequence[tuple[NDArray[np.float16], NDArray[np.uint8]]],
+    rough: tuple[float, float], limits: Limits, cut: Cut, types: int,
+) -> Cut:  # fmt: skip
+    """The cut with a seed for each type, if that gains anything within the same limits."""
+    temperature, bias = rough
+    pictures = [_grown(one, cut.grow) for one in answers]
+    sound = [_quiet_regions(logits, named, cut) for logits, named in quiet]
+    grid = sorted({(logit(share) - bias) * temperature for share in _SEEDS} | {cut.seed})
+    grid = [seed for seed in grid if seed >= cut.grow]
+
+    def figures(places: NDArray[np.intp]) -> tuple[float, float]:
+        """(gain, cost as a share of what is allowed) of a place in the grid for each type."""
+        seeds = np.array(grid)[places]
+        false, recall, overlap = _try(pictures, seeds, cut.least_px)
+        loud = sum(bool((peak >= seeds[kind]).any()) for peak, kind in sound) / max(len(sound), 1)
+        cost = max(false / max(limits.false_per_picture, 1e-9), loud / max(limits.false_per_sound, 1e-9))
+        return recall + 0.5 * overlap, cost
+
+    places = np.full(types, len(grid) - 1)
+    gain, cost = figures(places)
+    while True:
+        best: tuple[float, int, int, float, float] | None = None
+        for kind in range(types):
+            # A step may cost without gaining what the next ones gain.
+            for down in range(1, int(places[kind]) + 1):
+                tried = places.copy()
+                tried[kind] -= down
+                value, price = figures(tried)
+                if price > 1.0:
+                    break  # the lower the seed, the more false regions
+                ratio = (value - gain) / max(price - cost, 1e-4)
+                if best is None or ratio > best[0]:
+                    best = (ratio, kind, down, value, price)
+        if best is None or best[0] <= 0.0:
+            break
+        _, kind, down, gain, cost = best
+        places[kind] -= down
+    _, recall, overlap = _try(pictures, cut.seed, cut.least_px)
+    if gain <= recall + 0.5 * overlap:
+        return cut
+    seeds = tuple(float(grid[place]) for place in places)
+    return Cut(min(seeds), cut.grow, cut.least_px, seeds)
+
+
+def _quiet_regions(
+    logits: NDArray[np.float16], named: NDArray[np.uint8], cut: Cut
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:  # fmt: skip
+    """(peak, likeliest type) of the regions of a sound picture that are large enough."""
+    values = logits.astype(np.float32)
+    count, image = cv2.connectedComponents((values >= cut.grow).astype(np.uint8), connectivity=8)
+    component = image.reshape(-1).astype(np.int64)
+    peak = np.full(count, -np.inf, np.float32)
+    np.maximum.at(peak, component, values.reshape(-1))
+    large = np.bincount(component, minlength=count) >= cut.least_px
+    large[0] = False
+    return peak[large], _kinds(component, values.shape[1], count, named)[large]
+
+
 def known_scores(
     engine: Engine, pictures: Iterable[Radiograph], thresholds: Thresholds, groups: Sequence[Sequence[str]] = ()
 ) -> dict[str, list[float]]:
@@ -382,6 +475,8 @@ def known_scores(
         seen = ((one.visible > 0) & (one.visible != IGNORED)).reshape(-1)[blobs.pixels]
         on_truth = np.bincount(blobs.region_of_pixel[seen], minlength=len(blobs.type_share)) > 0
         names = name_regions(blobs.type_share, types, groups)
+        own = [thresholds.type_seeds.get(types[kind], 0.0) for kind, _, _ in names]
+        on_truth &= blobs.peak >= np.array(own)
         taken = dict.fromkeys(types, 0)
         for region in rng.permutation(np.flatnonzero(on_truth)):
             kind, _, strangeness = names[int(region)]

@@ -52,7 +52,7 @@ def reinforce(
     (``memory export``), or any labelled folder. out: for the checkpoint, the candidate bundle and ``reinforced.json``.
     Keys of the report: ``bundle`` (of the candidate), ``base``, ``version``, ``promotable``, ``reasons``, ``table``
     (type -> figure -> [before, after]), ``differ`` (how far the two differ on these pictures). Raises UsageError for a
-    type the engine does not know, an export without one of them, or pictures of the export among those it is measured on.
+    type the engine does not know, an export without one of them, or pictures that it is measured on in the export.
     """
     bundle = bundles.load(base)
     strange = [name for name in types if name not in bundle.types]

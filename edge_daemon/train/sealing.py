@@ -77,7 +77,7 @@ _SHIPPED, _ALLOWED = Examination(), Limits()
 
 
 def write_bundle(
-    network: CastingNet, folder: Path, *, trained_on: str, bundle_version: str = "0.2.0",
+    network: CastingNet, folder: Path, *, trained_on: str, bundle_version: str = "0.3.0",
     examination: Examination = _SHIPPED, limits: Limits = _ALLOWED,
     groups: Sequence[Sequence[str]] = GROUPS,
 ) -> dict[str, Any]:  # fmt: skip
@@ -278,7 +278,7 @@ spread is part of the uncertainty of every area and length:
 Machine: {certificate["machine"]}.
 
 ## The commands
-    edge-daemon train fit --out work/ --minutes 61 --seed 4      # the network, this card and its figures
+    edge-daemon train fit --out work/ --minutes 90 --seed 5      # the network, this card and its figures
     edge-daemon train evaluate castings-xray --scenes unseen --first-seed {first} --count {unseen["pictures"] // 3}
     edge-daemon train evaluate castings-xray --scenes sound --first-seed {certificate["sound"]["seeds"][0]} --count 2000
     edge-daemon engine certify castings-xray --simulated 800 --line conveyor --first-seed 970000 --seal

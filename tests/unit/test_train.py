@@ -403,3 +403,33 @@ def test_a_changed_byte_in_the_shipped_bundle_is_noticed(tmp_path: Path) -> None
     (tmp_path / "thresholds.json").write_text(text.replace('"seed": 0.', '"seed": 0.0', 1), encoding="utf-8")
     with pytest.raises(IntegrityError, match=r"thresholds\.json"):
         load(tmp_path)
+
+
+def test_a_type_that_cries_wolf_gets_a_seed_of_its_own_and_the_others_keep_theirs() -> None:
+    """Type 0 is told at logit 1 and never wrong; type 1 is told at 4, and as often at 2 where nothing is."""
+    spot, wolf = np.s_[10:20, 10:20], np.s_[40:50, 40:50]
+    answers = []
+    for number in range(40):
+        kind = number % 2
+        labels, logits = np.zeros((64, 64), np.uint8), np.full((64, 64), -6.0, np.float32)
+        named = np.full((16, 16), kind, np.uint8)
+        labels[spot], logits[spot] = kind + 1, (1.0, 4.0)[kind]
+        if kind:
+            logits[wolf] = 2.0
+        zeros = np.zeros((64, 64), np.float32)
+        picture = Radiograph(labels, labels, 0.1, (), zeros, zeros)
+        tensors = Tensors(logits[None, None], np.zeros((1, 0, 16, 16), np.float32), 4)
+        answers.append(calibrate.Answer(picture, tensors, labels, named))
+    limits, rough = calibrate.Limits(0.0, 0.0), (1.0, 0.0)
+    quiet = [(np.full((64, 64), -6.0, np.float16), np.zeros((16, 16), np.uint8))] * 5
+    single = calibrate._hysteresis(answers, [logits for logits, _ in quiet], rough, limits)
+    assert single.seed > 2.0, "one threshold for both must give type 0 up"
+    own = calibrate._own_seeds(answers, quiet, rough, limits, single, 2)
+    assert own.seeds[0] <= 1.0 < 2.0 < own.seeds[1] <= 4.0
+    assert own.seed == min(own.seeds)
+    loud = [(logits, named) for logits, named in quiet[:-1]]
+    shout = np.full((64, 64), -6.0, np.float16)
+    shout[wolf] = 1.5
+    loud.append((shout, np.zeros((16, 16), np.uint8)))
+    careful = calibrate._own_seeds(answers, loud, rough, limits, single, 2)
+    assert not careful.seeds or careful.seeds[0] > 1.5, "a sound part that shouts in the name of type 0 counts"
