@@ -1,10 +1,12 @@
 """Thresholds of a surface engine, on held pictures: what counts as a mark, how sure it is, what is known.
 
-1. Hysteresis: grow threshold and least size for all, a seed threshold for each type and for strangers: under which at
-   most ``sound_marked`` of the sound crops get a mark, those with the best overlap, mean over types. A sound crop is a
-   square of 64 px without any truth in or beside it.
+1. Hysteresis: grow threshold and least size for all, a seed threshold for each type and for strangers: under which
+   each marks at most ``sound_marked`` of the sound crops, those with the best overlap, mean over types. A sound crop is
+   a square of 64 px without any truth in or beside it, in a picture with a mask; beside boxes lies much that their
+   author left out.
 2. coverage = sigmoid(logit / temperature + bias), by maximum likelihood over the pixels near what is marked.
-3. Known scores for "I was not trained on this", from regions that lie on truth; from the parts that step 1 did not use.
+3. Known scores for "I was not trained on this", from regions that lie on truth: of the parts that step 1 did not use,
+   and of the others too for a type that has too few of them.
 
 Thresholds are chosen on the logits and written down as coverage, so that step 2 moves no region.
 """
@@ -41,14 +43,15 @@ _CROP_PX, _CLEAR_PX = 64, 5
 _NEAR_PX = 8
 _ON_TRUTH = 0.3
 _KNOWN_PER_TYPE, _KNOWN_PER_PICTURE = 200, 6
+_ENOUGH = 60
 
 
 @dataclass(frozen=True, slots=True)
 class SurfaceLimits:
-    """sound_marked: share of sound crops that may get a mark. unknown_alpha: of known defects that may be called
-    unknown. min_contrast, max_clipped_pct: the image gate."""
+    """sound_marked: share of sound crops that each type may mark, and strangers. unknown_alpha: of known defects that may
+    be called unknown. min_contrast, max_clipped_pct: the image gate."""
 
-    sound_marked: float = 0.03
+    sound_marked: float = 0.02
     unknown_alpha: float = 0.05
     min_contrast: float = 0.012
     max_clipped_pct: float = 60.0
@@ -81,7 +84,9 @@ def calibrate_surface(engine: Engine, pictures: Sequence[Surface], limits: Surfa
     )  # fmt: skip
     return {
         **{key: getattr(thresholds, key) for key in _WRITTEN}, "type_seeds": dict(thresholds.type_seeds),
-        "known_scores": _known_scores(types, second, thresholds),
+        "known_scores": {**_known_scores(types, seen, thresholds), **{
+            name: scores for name, scores in _known_scores(types, second, thresholds).items() if len(scores) >= _ENOUGH
+        }},
         "gate": {"min_contrast": limits.min_contrast, "max_clipped_pct": limits.max_clipped_pct},
     }  # fmt: skip
 
@@ -154,7 +159,7 @@ def _marks(seen: Sequence[_Seen], types: int, grow: float) -> _Marks:
         columns[2].append(np.bincount(flat, minlength=count)[1:])
         columns[3].append(np.bincount(flat, (labels != IGNORED).reshape(-1), minlength=count)[1:])
         columns[4].append(np.bincount(flat, true, minlength=count)[1:])
-        windows = sound_crops(labels)
+        windows = [] if one.surface.weak else sound_crops(labels)
         crops = [(regions + region - 1, sound + index) for index, window in enumerate(windows)
                  for region in np.unique(component[window]).tolist() if region]  # fmt: skip
         columns[5].append(np.array(crops, np.int64).reshape(-1, 2))
@@ -177,13 +182,12 @@ def _names(one: _Seen, component: NDArray[np.intp], count: int, types: int) -> N
 def _choose(
     seen: Sequence[_Seen], rough: tuple[float, float], limits: SurfaceLimits, types: int
 ) -> tuple[float, int, dict[int, float]]:
-    """(grow, least size, seed of each type and of strangers), logits: the best overlap, mean over types, with an even
-    part of the allowed sound crops for each."""
+    """(grow, least size, seed of each type and of strangers), logits: the best overlap, mean over types."""
     temperature, bias = rough
     true_px = np.bincount(np.concatenate([one.surface.labels.reshape(-1) for one in seen]), minlength=256)[
         1 : types + 1
     ]
-    sound = max(1, sum(len(sound_crops(one.surface.labels)) for one in seen))
+    sound = max(1, sum(len(sound_crops(one.surface.labels)) for one in seen if not one.surface.weak))
     best: tuple[float, tuple[float, int, dict[int, float]]] | None = None
     for grow_share in _GROWS:
         grow = (logit(grow_share) - bias) * temperature
@@ -200,7 +204,7 @@ def _choose(
                     # Strangers are not among the pictures: of them as many as the sound crops allow.
                     value = both / max(1, int(true_px[kind]) + int(marks.counted_px[keep].sum()) - both) if (
                         kind < types) else 1.0 - share  # fmt: skip
-                    tried.append((marked <= limits.sound_marked / (types + 1), value, seed))
+                    tried.append((marked <= limits.sound_marked, value, seed))
                 allowed = [one for one in tried if one[0]] or [tried[-1]]
                 chosen = max(allowed, key=lambda one: one[1])
                 seeds[kind] = chosen[2]
