@@ -1,6 +1,6 @@
 """How an engine meets a type it was never taught: leave one type out, train, and look at that type's pictures.
 
-    python -m edge_daemon.testing.stranger_study --on DIR --out WORK --minutes 6 [--strangers OTHER_DIR]
+    python -m edge_daemon.testing.stranger_study --on DIR --out WORK --steps 1500 [--strangers OTHER_DIR]
 
 ``DIR`` is a labelled table with the splits ``train`` and ``test`` (see ``edge-daemon train evaluate --help``). For each
 of its types an engine is trained on the others; then, on the test split:
@@ -12,7 +12,8 @@ FPR        of strangers taken for known, where 95 % of the known are taken for k
 unknown    share of strangers' regions, and of known ones, that the bundle's own threshold calls unknown
 accuracy   type of the whole picture among known types, with and without the right to say "unknown"
 
-Everything is written to ``WORK/strangers.json`` and printed as a table. A run that was cut off goes on.
+Everything is written to ``WORK/strangers.json`` and printed as a table. A run that was cut off goes on, and types that
+were examined before are not trained again; so several processes may share the work with ``--only``.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ _ON_TRUTH = 0.3
 _NEIGHBOURS = 10
 _BANK = 3000
 _VIM_KEPT = 0.9
+# Steps end a run here, not minutes: a busy machine must not make a worse engine.
+_HOURS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,24 +250,31 @@ def _split_hash(on: Path) -> str:
     return hashlib.sha256((on / "images.csv").read_bytes()).hexdigest()
 
 
-def study(on: Path, out: Path, minutes: float, seed: int, threads: int, others: Path | None) -> dict[str, Any]:
+def study(
+    on: Path, out: Path, steps: int, seed: int, threads: int, others: Path | None, only: Sequence[str] = ()
+) -> dict[str, Any]:  # fmt: skip
     """Train and examine; returns what ``strangers.json`` holds."""
     cv2.setNumThreads(1)
     test, train = list(open_folder(on, split="test")), list(open_folder(on, split="train"))
-    types = types_in(open_folder(on))
-    document: dict[str, Any] = {"on": on.name, "images_csv_sha256": _split_hash(on), "minutes": minutes, "seed": seed}
+    types = [name for name in types_in(open_folder(on)) if not only or name in only]
+    document: dict[str, Any] = {"on": on.name, "images_csv_sha256": _split_hash(on), "steps": steps, "seed": seed}
     runs = document["runs"] = []
     for left_out in types:
+        examined = out / left_out / "examined.json"
+        if examined.exists():
+            runs.append(json.loads(examined.read_text(encoding="utf-8")))
+            continue
         folder = fit_on(on, out / left_out, name="surface", split="train", test_split="test", left_out=[left_out],
-                        minutes=minutes, seed=seed, threads=threads)  # fmt: skip
+                        minutes=_HOURS, steps=steps, seed=seed, threads=threads)  # fmt: skip
         bank = [one for one in train if type_of(one.kind or "") != left_out]
         runs.append(_examine(folder, test, bank, left_out))
-        print(json.dumps(runs[-1]))  # noqa: T201
+        write_bytes_atomic(examined, (json.dumps(runs[-1]) + "\n").encode())
+        print(json.dumps(runs[-1]), flush=True)  # noqa: T201
         write_bytes_atomic(out / "strangers.json", (json.dumps(document, indent=1) + "\n").encode())
     document["mean"], document["worst"] = _summary(runs)
     if others is not None:
-        folder = fit_on(on, out / "all", name="surface", split="train", test_split="test", minutes=minutes, seed=seed,
-                        threads=threads)  # fmt: skip
+        folder = fit_on(on, out / "all", name="surface", split="train", test_split="test", minutes=_HOURS, steps=steps,
+                        seed=seed, threads=threads)  # fmt: skip
         document["others"] = _examine_others(folder, test, train, list(open_folder(others)))
     write_bytes_atomic(out / "strangers.json", (json.dumps(document, indent=1) + "\n").encode())
     return document
@@ -314,12 +324,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--on", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--minutes", type=float, default=6.0, help="of training for each type left out")
+    parser.add_argument("--steps", type=int, default=1500, help="of training for each type left out")
+    parser.add_argument("--only", action="append", default=[], metavar="TYPE", help="leave out these types only")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--strangers", type=Path, metavar="DIR", help="another labelled folder, all of it strange")
     args = parser.parse_args(arguments)
-    document = study(args.on, args.out, args.minutes, args.seed, args.threads, args.strangers)
+    document = study(args.on, args.out, args.steps, args.seed, args.threads, args.strangers, args.only)
     width = max(map(len, document["mean"]))
     for name, value in document["mean"].items():
         worst = document["worst"][name]

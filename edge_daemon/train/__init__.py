@@ -135,10 +135,12 @@ def fit(
 
 def fit_on(
     on: Path, out: Path, *, name: str | None = None, split: str | None = None, test_split: str | None = None,
-    left_out: Sequence[str] = (), licence: str = "", seed: int = 4, minutes: float = 61.0, threads: int = 1,
-    device: str = "auto", progress: bool | None = None,
+    left_out: Sequence[str] = (), licence: str = "", seed: int = 4, minutes: float = 61.0, steps: int = 200_000,
+    threads: int = 1, device: str = "auto", progress: bool | None = None,
 ) -> Path:  # fmt: skip
     """Train a surface engine on a site's own labelled pictures and seal it; returns the bundle's folder.
+
+    It stops after so many minutes or steps, whichever comes first.
 
     See ``surface_fit.fit_surface``. Raises MissingExtra without PyTorch, UsageError for a folder or name that cannot be
     used.
@@ -147,7 +149,7 @@ def fit_on(
     from .fit import Plan
     from .surface_fit import SURFACE_WIDTHS, fit_surface
 
-    plan = Plan(seed=seed, minutes=minutes, crop_px=128, threads=threads, device=device,
+    plan = Plan(seed=seed, minutes=minutes, steps=steps, crop_px=128, threads=threads, device=device,
                 validate_minutes=max(0.5, min(5.0, minutes / 12)), widths=SURFACE_WIDTHS)  # fmt: skip
     chosen = name or re.sub(r"[^a-z0-9._-]+", "-", on.resolve().name.lower()).strip("-._")
     return fit_surface(on, out, name=chosen, split=split, test_split=test_split, left_out=left_out, plan=plan,

@@ -48,8 +48,8 @@ _ENOUGH = 60
 
 @dataclass(frozen=True, slots=True)
 class SurfaceLimits:
-    """sound_marked: share of sound crops that each type may mark, and strangers. unknown_alpha: of known defects that may
-    be called unknown. min_contrast, max_clipped_pct: the image gate."""
+    """sound_marked: share of sound crops that each type may mark, and strangers. unknown_alpha: share of known defects
+    that may be called unknown. min_contrast, max_clipped_pct: the image gate."""
 
     sound_marked: float = 0.02
     unknown_alpha: float = 0.05

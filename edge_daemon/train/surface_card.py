@@ -45,7 +45,8 @@ Clopper-Pearson, one indication a part and type.
 
 - type of the whole picture right: {_cell(kinds)}; worst {_worst(kinds["worst"])}
 - mean IoU of the types with masks: {_number(certificate["type_iou_mean"])}; worst
-  {_worst(certificate["type_iou_worst"])}; a type with boxes only has none, or 0 where a masked picture was given its name
+  {_worst(certificate["type_iou_worst"])}; a type with boxes only has none, or 0 where
+  a masked picture was given its name
 - coloured pixels inside the drawn boxes, mean of classes: {_number(inside["mean"])}; worst {_worst(inside["worst"])}
 - false regions: {certificate["false_regions_per_picture"]:.3f} a picture; regions called unknown:
   {_cell(certificate["regions_called_unknown"])}
