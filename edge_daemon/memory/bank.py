@@ -21,8 +21,9 @@ from . import aggregates, exporting, finding, people, retention, sessions, verif
 from .finding import SELECT_INDICATION, Wanted, indication_of
 from .journal import Journal
 from .retention import Cleaned, Policy
-from .rows import Chained, Counts, Feedback, Indication, Pattern, Session, Statistic, Stats, StoredRecord
+from .rows import Chained, Counts, Feedback, Indication, Pattern, Session, Similar, Statistic, Stats, StoredRecord
 from .schema import SCHEMA_VERSION
+from .similar import SimilarIndex
 from .sqlite import SqliteBackend
 from .storing import Appender
 from .verifying import Verified
@@ -46,6 +47,7 @@ class MemoryBank(Journal):
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, busy_timeout_s: float = 1.0) -> None:
         self.path = Path(path)
         super().__init__(SqliteBackend(self.path, read_only=read_only, busy_timeout_s=busy_timeout_s))
+        self._similar = SimilarIndex(self._db, self.path.with_name(self.path.name + "-similar"))
 
     def __enter__(self) -> MemoryBank:
         return self
@@ -86,6 +88,29 @@ class MemoryBank(Journal):
         """The stored indications of the record with this number, in the order of its document's ``defects``."""
         rows = self._db.query(f"{SELECT_INDICATION} WHERE number = ? ORDER BY position", (number,))
         return [indication_of(row) for row in rows]
+
+    def similar(
+        self, record_id: str, position: int = 0, *, limit: int = 10, defect_type: str | None = None
+    ) -> list[Similar]:
+        """Past indications most like the one at ``position`` of this record's ``defects``, nearest first.
+
+        defect_type : only indications of this type. What is compared is said at ``indications.features_of``; distances
+        mean something beside each other only. The picture folder of each is in its record, as long as it is kept.
+        Raises UsageError where that indication is not stored.
+        """
+        return self._similar.like_record(record_id, position, limit=limit, defect_type=defect_type)
+
+    def similar_to(
+        self,
+        defect: Mapping[str, Any],
+        document: Mapping[str, Any],
+        *,
+        contrast: float | None = None,
+        limit: int = 10,
+        defect_type: str | None = None,
+    ) -> list[Similar]:
+        """The same for an indication that is not stored: ``defect`` is one of the ``document``'s defects."""
+        return self._similar.like(defect, document, contrast, limit=limit, defect_type=defect_type)
 
     def statistics(
         self,
