@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from .similar import SimilarIndex
 from .sqlite import SqliteBackend
 from .storing import Appender
 from .verifying import Verified
+
+if TYPE_CHECKING:
+    from .dataset import DataSet
 
 __all__ = ["MemoryBank"]
 
@@ -166,12 +169,44 @@ class MemoryBank(Journal):
             pictures_bytes=pictures_bytes,
         )
 
-    def export(self, path: str | os.PathLike[str], *, since: str | None = None) -> int:
-        """Write every record since ``since``, oldest first, to ``path``; see exporting.py for the forms. How many.
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        table: str = "records",
+        outcome: Outcome | str | None = None,
+        defect_type: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        recipe: str | None = None,
+        station: str | None = None,
+    ) -> int:
+        """Write what meets the conditions, oldest first, to ``path``: ``.csv``, ``.parquet``, ``.json``, else JSON
+        lines. table : ``records``, ``indications``, ``feedback`` or ``performance``. How many rows.
 
-        The file appears complete or not at all; an existing one is replaced. Raises UsageError if it cannot be written.
+        The file appears complete or not at all; an existing one is replaced. Raises UsageError if it cannot be written,
+        MissingExtra where Parquet's package is not installed.
         """
-        return exporting.export(self._db, Path(path), Wanted(since=since))
+        wanted = Wanted(outcome, defect_type, since, until, recipe, station)
+        return exporting.export(self._db, Path(path), wanted, table)
+
+    def export_data_set(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        recipe: str | None = None,
+        station: str | None = None,
+    ) -> DataSet:
+        """Write confirmed and corrected parts as a data set that ``edge-daemon train`` reads; see dataset.py.
+
+        since, until : of the feedback. Raises UsageError where the folder is there already or nothing can be written.
+        """
+        from .dataset import export_data_set
+
+        wanted = Wanted(since=since, until=until, recipe=recipe, station=station)
+        return export_data_set(self._db, Path(folder), wanted)
 
     # ---------------------------------------------------------------- people
 
