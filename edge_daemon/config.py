@@ -16,6 +16,7 @@ from typing import TypeVar
 from .capture.options import TRIGGERS, AravisOptions, BaslerOptions, FolderOptions, VideoOptions
 from .errors import UsageError
 from .line.options import DRIVERS, LineOptions
+from .memory import Policy
 from .publish import MqttOptions
 from .settings import Settings
 
@@ -34,6 +35,7 @@ _T = TypeVar("_T")
 
 CAMERA_KINDS = ("basler", "aravis", "video", "folder")
 KEEP = ("not_pass", "all", "none")
+_DAY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,14 @@ class LineConfig:
 
 @dataclass(frozen=True, slots=True)
 class MemoryConfig:
-    """database: SQLite file. pictures: folder. keep: whose pictures are stored. min_free_bytes: below it, not Ready."""
+    """database: SQLite file. pictures: folder. keep: whose pictures are stored. min_free_bytes: below it, not Ready.
+    retention: what stays for how long, and how much."""
 
     database: Path
     pictures: Path
     keep: str
     min_free_bytes: int
+    retention: Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,23 @@ def _line(table: Settings) -> LineConfig:
     return LineConfig(options, spawn)
 
 
+def _retention(table: Settings) -> Policy:
+    records_s = table.duration_s("keep_records", None, low=_DAY_S)
+    pictures_s = table.duration_s("keep_pictures", None, low=_DAY_S)
+    if records_s is not None and pictures_s is not None and pictures_s > records_s:
+        raise table.error("keep_pictures", "is longer than keep_records", "pictures go with their record")
+    policy: Policy = _checked(
+        table,
+        "keep_size",
+        lambda: Policy(
+            None if records_s is None else records_s / _DAY_S,
+            None if pictures_s is None else pictures_s / _DAY_S,
+            table.size_bytes("keep_size", None),
+        ),
+    )
+    return policy
+
+
 def _mqtt(table: Settings, station: str) -> MqttOptions:
     values = {
         "host": table.text("host"),
@@ -268,6 +289,7 @@ def load_config(path: Path) -> DaemonConfig:
         pictures=memory_table.file("pictures"),
         keep=memory_table.text("keep", "not_pass", choices=KEEP),
         min_free_bytes=memory_table.size_bytes("min_free", 200_000_000),
+        retention=_retention(memory_table),
     )
     watch_table = settings.table("watch", required=False) or Settings(path, "", {})
     watch = WatchConfig(

@@ -39,6 +39,7 @@ __all__ = ["Daemon", "build_station"]
 _BEAT_S = 0.1
 _BEAT_SILENT_S = 1.0  # a beat older than this: the main loop hangs
 _HOUSEKEEPING_S = 2.0
+_RETENTION_S = 300.0
 _DISK_SILENCE_S = 15.0  # a disk check older than this counts as a disk that hangs
 _STOP_S = 10.0
 _FINISH_S = 1.0  # beyond the deadline, for parts on their way when the daemon is told to stop
@@ -135,6 +136,8 @@ class Daemon:
         config = self._config
         self._publisher = Publisher(self._bank, config.mqtt, config.station) if config.mqtt is not None else None
         self._housekeeper = threading.Thread(target=self._housekeep, name="edge-housekeep", daemon=True)
+        self._keeper = threading.Thread(target=self._retain, name="edge-retention", daemon=True)
+        self._begin_session(station)
         self._dispatcher = Dispatcher(config, self._bank, self._metrics)
         line = self._dispatcher.connect()
         self._pipeline = Pipeline(
@@ -147,6 +150,8 @@ class Daemon:
             if self._publisher is not None:
                 self._publisher.start()
             self._housekeeper.start()
+            if not config.memory.retention.empty:
+                self._keeper.start()
             log("started", f"station {config.station} is running", version=__version__, engine=station.engine.name,
                 backend=station.engine.backend, recipe=station.name, config_sha256=config.sha256,
                 metrics_port=self.metrics_port)  # fmt: skip
@@ -182,15 +187,38 @@ class Daemon:
         ]
         if self._housekeeper.ident is not None:
             steps.append(("housekeeper", lambda: self._housekeeper.join(2.0)))
+        if self._keeper.ident is not None:
+            steps.append(("retention", lambda: self._keeper.join(2.0)))
         publisher = self._publisher
         if publisher is not None:
             steps.append(("publisher", lambda: publisher.stop(2.0)))
+        steps.append(("session", lambda: self._end_session("stopped")))
         for name, step in steps:
             try:
                 step()
             except Exception as error:  # noqa: BLE001 - a step that fails must not keep the others from their turn
                 log("stop_bug", f"{name}: {type(error).__name__}: {error}", level=40, error=error)
         log("stopped", f"station {self._config.station} has stopped")
+
+    def _begin_session(self, station: Station) -> None:
+        """What records are stored with from now on, in the memory bank and in the log."""
+        number = self._bank.begin_session(
+            station=self._config.station, version=__version__, recipe=station.name, engine=station.engine.name,
+            engine_sha256=station.seals.engine, config_sha256=station.seals.config or "",
+        )  # fmt: skip
+        log("session", f"session {number}: {station.name} on {station.engine.name}", session=number,
+            chain=self._bank.head())  # fmt: skip
+
+    def _end_session(self, how: str) -> None:
+        # The end of the audit chain in the journal: who rewrites the bank would have to rewrite the journal as well.
+        log("session_end", f"the session has ended: {how}", chain=self._bank.end_session(how))
+
+    def _change_session(self, station: Station) -> None:
+        try:
+            self._end_session("reloaded")
+            self._begin_session(station)
+        except StorageError as error:  # the recipe is in use all the same; its records say which
+            log("session_lost", f"the new session could not be noted: {error}", level=30, code=error.code)
 
     def _finish_parts(self, timeout_s: float) -> None:
         self._pipeline.refuse()
@@ -285,6 +313,7 @@ class Daemon:
                 free = min(shutil.disk_usage(folder).free for folder in (memory.database.parent, memory.pictures))
                 trouble = "DISK_FULL" if free < memory.min_free_bytes else ""
                 self._metrics.outbox(*self._bank.outbox_state())
+                self._bank.checkpoint()
             except (StorageError, OSError) as error:
                 trouble = error.code if isinstance(error, StorageError) else "STORAGE"
             if trouble and not self._disk_trouble:
@@ -293,6 +322,27 @@ class Daemon:
                 log("disk_back", "records and pictures can be written again")
             self._disk_trouble, self._disk_checked_s = trouble, time.monotonic()
             self._stop.wait(_HOUSEKEEPING_S)
+
+    def _retain(self) -> None:
+        """Now and then remove what [memory] does not keep, in a thread of its own and in steps nobody notices."""
+        memory, trouble = self._config.memory, ""
+        while not self._stop.wait(_RETENTION_S):
+            try:
+                done = self._bank.clean(memory.retention, who="edge-daemon", why="[memory] of line.toml",
+                                        stopped=self._stop.is_set)  # fmt: skip
+                now = ""
+            except Exception as error:  # noqa: BLE001 - whatever ails it, the line goes on and it is tried again
+                now = f"{type(error).__name__}: {error}"
+                if now != trouble:
+                    log("retention_lost", f"old records and pictures cannot be removed: {now}", level=40, error=error)
+            else:
+                if trouble:
+                    log("retention_back", "old records and pictures are removed again")
+                if done.records or done.pictures:
+                    log("retention", f"{done.records} records and {done.pictures} folders of pictures were removed",
+                        run=done.run, records=done.records, pictures=done.pictures,
+                        used_bytes=done.used_bytes)  # fmt: skip
+            trouble = now
 
     def _start_reload(self) -> None:
         """One reload at a time; a SIGHUP during one starts another when it is done."""
@@ -311,6 +361,7 @@ class Daemon:
             config = replace(self._config, recipe=found.recipe)
             station = build_station(config, cache=config.engine.cache)
             self._pipeline.use_station(station)
+            self._change_session(station)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the new recipe, the old one serves
             code = error.code if isinstance(error, EdgeError) else "BUG"
             log("reload_refused", f"the old recipe stays: {error}", level=40, code=code, error=error)

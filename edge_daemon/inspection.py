@@ -151,15 +151,13 @@ class Station:
     def inspect_labels(self, labels: NDArray[np.uint8]) -> Inspection:
         """Judge a label image (uint8 (H, W), labels of this engine, 255 unknown) in place of the engine's answer.
 
-        Raises RuleError for a label that the engine does not have, and under a calibration of a plane, whose frames are
-        rectified before they are looked at; ImageError for another size than the calibration's.
+        Under a calibration of a plane the labels are those of the frame, and are rectified as the frame would be.
+        Raises RuleError for a label that the engine does not have, ImageError for another size than the calibration's.
         """
+        frame_shape, region = labels.shape, None
         if self.calibration is not None:
-            if self.calibration.kind == "plane":
-                raise RuleError(
-                    "labels of a frame cannot be measured under a calibration of a plane", hint="give the picture"
-                )
             self.calibration.check_frame(labels)
+            labels, region = self.calibration.labels_from_frame(labels), self.calibration.region
         types = self.engine.bundle.types
         regions = []
         for label in (int(one) for one in np.unique(labels) if one):
@@ -177,7 +175,10 @@ class Station:
         ordered = [region for _, region in sorted(regions, key=lambda pair: pair[0])]
         numbered = tuple(replace(region, index=number) for number, region in enumerate(ordered, start=1))
         seen = Segmentation(labels, None, types, numbered)
-        return self._judged(seen, self.scale, labels.shape, lambda _: None)
+        inspection = self._judged(seen, self.scale, labels.shape, lambda _: None, region)
+        if self.calibration is None or self.calibration.kind == "scale":
+            return inspection
+        return replace(inspection, labels=self.calibration.labels_to_frame(inspection.labels, frame_shape))
 
     def refusal(self, now_utc: str) -> Reason | None:
         """Why this station may judge nothing at ``now_utc`` (ISO 8601): its calibration has run out."""

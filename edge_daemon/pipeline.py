@@ -13,7 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from .judge import Verdict
 from .line.link import LineClient
 from .line.wire import SEVERITY_NONE, ResultNote
 from .logs import log
-from .memory import MemoryBank
+from .memory import MemoryBank, contrasts_of, size_of_pictures
 from .metrics import Metrics
 from .publish import result_payload
 from .records import UNKNOWN_LABEL, Frame, Outcome, Reason, Record
@@ -385,9 +385,10 @@ class Pipeline:
             document = self.bare_document(part.ticket, verdict)
             document["gate"] = _gate_document(part, judged)
         pictures = self._keep_pictures(part, verdict)
+        contrasts = _contrasts(part, document)
         while True:
             try:
-                stored = self.store_document(part.ticket, verdict.outcome, document, pictures)
+                stored = self.store_document(part.ticket, verdict.outcome, document, pictures, contrasts)
                 break
             except StorageError as error:
                 if not self._storage_trouble:
@@ -411,7 +412,12 @@ class Pipeline:
             self.claims.look(part.frame.pixels, inspection.segmentation.coverage, utc_now())
 
     def store_document(
-        self, ticket: Ticket, outcome: Outcome, document: dict[str, Any], pictures: Path | None = None
+        self,
+        ticket: Ticket,
+        outcome: Outcome,
+        document: dict[str, Any],
+        pictures: Path | None = None,
+        contrasts: Sequence[float | None] = (),
     ) -> bool:
         """Make one record durable and tell the line to forget its ticket; False where it was durable before.
 
@@ -423,7 +429,14 @@ class Pipeline:
         )
         topic = None if self._config.mqtt is None else f"{self._config.mqtt.topic_root}/inspection/result"
         payload = None if topic is None else result_payload(record)
-        stored = self._bank.store(record, topic, payload, pictures=None if pictures is None else str(pictures))
+        stored = self._bank.store(
+            record,
+            topic,
+            payload,
+            pictures=None if pictures is None else str(pictures),
+            pictures_bytes=None if pictures is None else size_of_pictures(pictures),
+            contrasts=contrasts,
+        )
         with self._state:
             self._under_way.pop(ticket.record_id, None)
             self._ended.pop(ticket.record_id, None)
@@ -512,6 +525,17 @@ def _gate_document(part: Part, judged: Verdict) -> dict[str, Any] | None:
         "reason": answer.reason,
         "decision_ms": round((answer.at_ns - part.ticket.trigger_ns) / 1e6, 3),
     }
+
+
+def _contrasts(part: Part, document: dict[str, Any]) -> Sequence[float | None]:
+    """A help for searching and no evidence: whatever ails it, the record is stored without."""
+    if part.frame is None or part.inspection is None:
+        return ()
+    try:
+        return contrasts_of(part.frame.pixels, part.inspection.labels, document["defects"])
+    except Exception as error:  # noqa: BLE001 - see above
+        log("contrast_bug", f"{type(error).__name__}: {error}", level=30, record_id=part.ticket.record_id)
+        return ()
 
 
 def _note(part: Part, verdict: Verdict) -> ResultNote:

@@ -12,15 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import EdgeError
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EdgeError, UsageError
 from .images import load_picture
 from .inspection import Station, document_of
 from .judge import Rule
 from .memory import StoredRecord
 from .recipe import Recipe
-from .records import Outcome
+from .records import UNKNOWN_LABEL, Outcome
 
-__all__ = ["Replayed", "changed_recipe", "replay"]
+__all__ = ["Replayed", "changed_recipe", "rejudge", "replay"]
 
 #: What the judge decided and measured; everything else in a record is circumstance.
 _JUDGED_KEYS = ("defects", "types", "message", "advisory", "not_inspected", "working")
@@ -33,6 +36,9 @@ _CIRCUMSTANCES = frozenset(
         "CERTIFICATE_WITHDRAWN",
     }
 )  # fmt: skip
+
+
+_IGNORED = 254  # in a corrected label image: there is something, and nobody can say what
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,43 @@ def replay(station: Station, records: Iterable[StoredRecord]) -> Iterator[Replay
     """Judge each record again, in the order given."""
     for record in records:
         yield _replayed(station, record)
+
+
+def rejudge(station: Station, record: StoredRecord, labels: NDArray[np.uint8]) -> dict[str, Any]:
+    """The document of judging a stored part again with labels that a person has corrected.
+
+    labels: uint8 (H, W) of the size of the stored frame, values of this station's engine; 254, where nobody can say,
+    is judged as a defect of unknown type. The record stays as it is, and nothing here opens a gate: that was then.
+    Raises UsageError where the frame is not kept, the labels are not its size, the calibration had run out, or the part
+    could not be judged then: a drawn label image does not sharpen a blurred picture or bring back a lost frame.
+    """
+    before = Outcome(record.document.get("judged", record.outcome))
+    if before is Outcome.NOT_EVALUABLE:
+        codes = ", ".join(reason["code"] for reason in record.document.get("reasons", ()))
+        raise UsageError(
+            f"record {record.record_id} could not be judged ({codes}), so it cannot be judged again",
+            hint="feedback and label image can be kept without judging again",
+        )
+    frame = None if record.pictures is None else Path(record.pictures) / "frame.png"
+    if frame is None or not frame.is_file():
+        raise UsageError(f"the picture of record {record.record_id} is not kept", hint="[memory] keep says which are")
+    expired = station.refusal(record.trigger_utc)
+    if expired is not None:
+        raise UsageError(expired.text, code=expired.code)
+    picture = load_picture(frame)
+    if labels.shape != picture.pixels.shape[:2]:
+        (height, width), (of_height, of_width) = labels.shape, picture.pixels.shape[:2]
+        raise UsageError(
+            f"the corrected labels are {width} x {height} px, the stored picture {of_width} x {of_height} px",
+            hint="correct the labels of this very picture",
+        )
+    judged = np.where(labels == _IGNORED, np.uint8(UNKNOWN_LABEL), labels)
+    document = document_of(
+        station, station.inspect_labels(judged), record_id=record.record_id, image=record.document.get("image"),
+        image_sha256=picture.sha256,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(json.dumps(document))
+    return found
 
 
 def _replayed(station: Station, record: StoredRecord) -> Replayed:

@@ -28,6 +28,7 @@ __all__ = ["BudgetItem", "Calibration", "PlaneGrid", "fit_u_field", "grid_for"]
 _CLOCK_SLACK = timedelta(days=1)
 _MOST_GROWTH = 4.0
 _MOST_SIDE_PX = 32000
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +251,36 @@ class Calibration:
             return pixels
         seen = cv2.remap(pixels, *self._maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return read_only(np.asarray(seen))
+
+    def labels_from_frame(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Labels of a frame, uint8 (H, W), as those of the rectified picture: the way of ``rectify``, unblended.
+
+        Nearest neighbour; a labelled pixel that no rectified pixel falls on marks the one it lands on where that is
+        unmarked, so that no defect vanishes. A scale-only calibration hands back the very same array. Raises ImageError
+        for labels of another size.
+        """
+        self.check_frame(labels)
+        if self.model is None or self._grid is None:
+            return labels
+        width, height = self.rectified_size_px
+        out, taken = np.zeros((height, width), np.uint8), np.zeros(labels.shape, bool)
+        for first in range(0, height, _ROWS_AT_ONCE):
+            rows = np.arange(first, min(first + _ROWS_AT_ONCE, height))
+            x, y = np.meshgrid(np.arange(width), rows)
+            uv = np.column_stack([x.ravel(), y.ravel()]).astype(np.float64)
+            at = np.rint(self.model.to_frame(self._grid.to_plane(uv))).astype(np.int64)
+            inside = (at >= 0).all(axis=1) & (at[:, 0] < labels.shape[1]) & (at[:, 1] < labels.shape[0])
+            at = at[inside]
+            out[y.ravel()[inside], x.ravel()[inside]] = labels[at[:, 1], at[:, 0]]
+            taken[at[:, 1], at[:, 0]] = True
+        ys, xs = np.nonzero((labels > 0) & ~taken)
+        if len(ys):
+            points = self.model.to_plane(np.column_stack([xs, ys]).astype(np.float64))
+            at = np.rint(self._grid.from_plane(points)).astype(np.int64)
+            at = np.clip(at, 0, (width - 1, height - 1))
+            free = out[at[:, 1], at[:, 0]] == 0
+            out[at[free, 1], at[free, 0]] = labels[ys[free], xs[free]]
+        return read_only(out)
 
     def labels_to_frame(self, labels: NDArray[np.uint8], frame_shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Labels of a rectified picture, uint8 (H, W), back on the frame's own pixels (for the yellow picture).

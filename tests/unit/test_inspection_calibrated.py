@@ -14,7 +14,7 @@ import pytest
 from edge_daemon import inspection as module
 from edge_daemon.calibration import Heading, load_calibration, save_document, scale_document, scale_from_pixel_pitch
 from edge_daemon.cli import main
-from edge_daemon.errors import ConfigError, IntegrityError
+from edge_daemon.errors import ConfigError, ImageError, IntegrityError
 from edge_daemon.images import write_png_atomic
 from edge_daemon.inspection import Station, document_of, prepare_station
 from edge_daemon.recipe import load_recipe
@@ -140,3 +140,28 @@ def test_a_rectified_defect_is_brought_back_to_the_frames_own_pixels(
     assert abs(xs.max() + 1 - x - w) <= 3
     assert abs(ys.max() + 1 - y - h) <= 3
     assert document["working"]["size_px"] == list(inspection.segmentation.labels.shape[::-1])
+
+
+def test_labels_of_a_frame_are_measured_on_the_plane(tmp_path: Path, engine: Engine) -> None:
+    """A corrected label image is one of the frame. Rectified labels there and back are themselves, but for the rim."""
+    station: Station = prepare_station(engine, load_recipe(recipe_with(tmp_path, EXAMPLE)))
+    calibration = station.calibration
+    assert calibration is not None
+    flat = np.zeros(calibration.rectified_size_px[::-1], np.uint8)
+    height, width = flat.shape
+    flat[height // 2 : height // 2 + 40, width // 2 : width // 2 + 60] = 2
+    frame = calibration.labels_to_frame(flat, calibration.size_px[::-1])
+    back = calibration.labels_from_frame(frame)
+    assert set(np.unique(back)) == {0, 2}
+    assert abs(int((back == 2).sum()) - 2400) < 100, "half a pixel of the rim"
+    assert int(((back == 2) != (flat == 2)).sum()) < 210
+    inspection = station.inspect_labels(frame)
+    assert inspection.measurement is not None
+    found = inspection.measurement.types[engine.bundle.types[1]]
+    assert found.area_mm2.value == pytest.approx(2400 * calibration.scale.x_mm_per_px**2, rel=0.05)
+    assert inspection.labels.shape == frame.shape
+    single = np.zeros_like(frame)
+    single[frame.shape[0] // 3, frame.shape[1] // 3] = 255
+    assert (calibration.labels_from_frame(single) == 255).sum() >= 1, "no defect vanishes"
+    with pytest.raises(ImageError):
+        calibration.labels_from_frame(frame[:-1])

@@ -264,7 +264,7 @@ def _run(script: str, *command: str) -> str:
     done = subprocess.run(
         [*command, sys.executable, "-c", _FILL + textwrap.dedent(script)],
         capture_output=True, text=True, timeout=50, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(memory.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(memory.__file__).parents[2])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -336,7 +336,7 @@ def test_sigkill_at_any_instant_leaves_whole_records(tmp_path: Path) -> None:
     for round_ in range(6):
         child = subprocess.Popen(
             [sys.executable, "-c", _FILL + textwrap.dedent(script)], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(memory.__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(memory.__file__).parents[2])},
         )  # fmt: skip
         assert child.stdout is not None
         announced.append(child.stdout.readline().strip())
