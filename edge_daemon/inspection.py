@@ -338,9 +338,7 @@ def prepare_station(
     certificate = _readable_claims(engine)
     if recipe is None:
         seals = Seals(engine.bundle.sha256, config=config)
-        return Station(
-            engine, scale, (), {}, {}, {}, None, seals, sensitivity=sensitivity, certificate=certificate
-        )
+        return Station(engine, scale, (), {}, {}, {}, None, seals, sensitivity=sensitivity, certificate=certificate)
     calibration = recipe.calibration if scale is None else None
     scale = scale or recipe.scale
     for rule in (rule for zone in recipe.zones for rule in zone.rules):
