@@ -52,7 +52,7 @@ def _rgb(code: str) -> Colour:
 _INK, _SOFT, _RULE, _TINT = _rgb("14181f"), _rgb("55606e"), _rgb("c4cad2"), _rgb("f3f5f7")
 _TONES: Mapping[str, Colour] = {
     "pass": _rgb("0b6b3a"), "fail": _rgb("a81c1c"), "inconclusive": _rgb("8a5a00"), "not-evaluable": _rgb("44505f"),
-    "warn": _rgb("8a5a00"), "quiet": _rgb("8b95a1"),
+    "warn": _rgb("8a5a00"), "quiet": _SOFT,
 }  # fmt: skip
 _BODY_PT = 8.6
 _LEAST_UNDER_HEADING = 30.0 * _MM
@@ -122,8 +122,8 @@ def _numbered(foot: str, root: Node, right_to_left: bool) -> type[Canvas]:
             self.setLineWidth(0.5)
             self.line(_MARGIN, _FOOT - 9, _MARGIN + width, _FOOT - 9)
             for words, align, isolated in ((foot, "start", False), (f"{number} / {len(self._pages)}", "end", True)):
-                text = Text([Run(words, 6.8, colour=_SOFT, isolated=isolated)], align=align,
-                            right_to_left=right_to_left)  # fmt: skip
+                runs = _with_isolates(Run(words, 6.8, colour=_SOFT, isolated=isolated))
+                text = Text(runs, align=align, right_to_left=right_to_left)
                 text.wrap(width, 20)
                 text.drawOn(self, _MARGIN, _FOOT - 20)
 
@@ -216,9 +216,7 @@ class _Writer:
     def _collect(self, node: Node, look: Run, runs: list[Run]) -> None:
         for one in node.children:
             if isinstance(one, str):
-                for part in _ISOLATE.split(_collapsed(one)):
-                    words, isolated = part.strip("\u2066\u2069"), look.isolated or part.startswith("\u2066")
-                    runs.append(Run(words, look.size_pt, look.bold, look.colour, isolated))
+                runs += _with_isolates(Run(_collapsed(one), look.size_pt, look.bold, look.colour, look.isolated))
             elif one.tag == "br":
                 runs.append(Run("\n", look.size_pt))
             elif one.tag in INLINE:
@@ -227,9 +225,8 @@ class _Writer:
     def _band(self, node: Node, width: float) -> Flowable:
         tone = next((colour for name, colour in _TONES.items() if name in node.classes), _TONES["quiet"])
         inside = [flowable for one in node.nodes for flowable in self.block(one, width - 20)]
-        for flowable in inside:
-            if isinstance(flowable, Text) and "word" in next(iter(node.nodes)).classes and flowable is inside[0]:
-                flowable.recolour(tone)
+        if isinstance(inside[0], Text) and "word" in next(iter(node.nodes)).classes and "quiet" not in node.classes:
+            inside[0].recolour(tone)
         side = -1 if self.right_to_left else 0
         table = Table([[inside]], colWidths=[width], spaceAfter=2.6 * _MM)
         line = "LINEAFTER" if side else "LINEBEFORE"
@@ -348,6 +345,12 @@ def _headed(story: list[Flowable]) -> list[Flowable]:
 
 #: U+2066 to U+2069: a value with an order of its own inside a sentence of the other direction.
 _ISOLATE = re.compile("(\u2066[^\u2069]*\u2069)")
+
+
+def _with_isolates(run: Run) -> list[Run]:
+    """A run in pieces, its isolated values marked as such."""
+    return [Run(part.strip("\u2066\u2069"), run.size_pt, run.bold, run.colour,
+                run.isolated or part.startswith("\u2066")) for part in _ISOLATE.split(run.words)]  # fmt: skip
 
 
 def _collapsed(words: str) -> str:
