@@ -293,9 +293,10 @@ def _curves(part: _View, reference: _View, one: TypeVerdict) -> Picture:
         draw.line(points, fill=colour, width=3, joint="curve")
         for x, y in points:
             draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
-        legend_y = top + 30 + 24 * (colour == _REFERENCE)
-        draw.line([width - 190, legend_y + 10, width - 160, legend_y + 10], fill=colour, width=3)
-        draw.text((width - 152, legend_y), name, font=_font(17), fill=colour)
+        # The worst window only thins out as it grows: the lower left corner is free.
+        legend_y = height - bottom - 64 + 24 * (colour == _REFERENCE)
+        draw.line([left + 16, legend_y + 10, left + 46, legend_y + 10], fill=colour, width=3)
+        draw.text((left + 54, legend_y), name, font=_font(17), fill=colour)
     draw.text((left, 14), f"{one.type}: worst-window area share over the window side", font=_font(19), fill=_INK)
     draw.text((width // 2 - 80, height - 30), "window side, mm", font=_font(16), fill=_INK)
     return np.asarray(sheet)

@@ -42,7 +42,7 @@ from .recipe import Recipe, Zone
 from .records import UNKNOWN_LABEL, UNKNOWN_MESSAGE, UNKNOWN_TYPE, Outcome, Reason, Region, Segmentation
 from .references import ReferenceSet, measure_limits, references_sha256
 from .references.limits import downscaled, is_finer
-from .segment.claims import Sensitivity, max_recall_engine
+from .segment.claims import Claims, Sensitivity, max_recall_engine, read_claims
 from .segment.protocol import Engine
 from .segment.see import see
 
@@ -99,6 +99,7 @@ class Station:
     limits, levels: of the part, or of what lies in none of its ``zones``. not_inspected: types of the standard's table
     that this engine does not look for. sensitivity: the operating point of max-recall mode, None by default.
     max_blind_pct: more burnt-out or black pixels than that, in the picture or in a zone, and it is not judged.
+    certificate: the claims of the engine's certificate, None where it was never certified.
     """
 
     engine: Engine
@@ -119,6 +120,7 @@ class Station:
     polarity: str | None = None
     sensitivity: Sensitivity | None = None
     max_blind_pct: float | None = None
+    certificate: Claims | None = None
 
     def inspect(self, pixels: NDArray[Any], lap: Callable[[str], None] = lambda _: None) -> Inspection:
         """Judge one frame: pixels uint8/uint16 (H, W) or RGB (H, W, 3). ``lap(stage)`` is called after each stage.
@@ -334,9 +336,10 @@ def prepare_station(
         engine, sensitivity = max_recall_engine(engine, asked)
         if asked != stated:  # said outside the recipe: the seal must tell this station from one without it
             config = hashlib.sha256(f"{config}\nmax_recall={asked!r}\n".encode()).hexdigest()
+    certificate = _readable_claims(engine)
     if recipe is None:
         seals = Seals(engine.bundle.sha256, config=config)
-        return Station(engine, scale, (), {}, {}, {}, None, seals, sensitivity=sensitivity)
+        return Station(engine, scale, (), {}, {}, {}, None, seals, sensitivity=sensitivity, certificate=certificate)
     calibration = recipe.calibration if scale is None else None
     scale = scale or recipe.scale
     for rule in (rule for zone in recipe.zones for rule in zone.rules):
@@ -387,7 +390,16 @@ def prepare_station(
         sensitivity=sensitivity,
         max_blind_pct=recipe.max_blind_pct,
         zone_references={zone.name: zone.references for zone in recipe.zones},
+        certificate=certificate,
     )
+
+
+def _readable_claims(engine: Engine) -> Claims | None:
+    """What the engine's certificate promises; claims that cannot be read, or are another model's, promise nothing."""
+    try:
+        return read_claims(engine.bundle)
+    except ConfigError:
+        return None
 
 
 def _not_inspected(engine: Engine, recipe: Recipe) -> tuple[str, ...]:
@@ -455,6 +467,7 @@ def _value(value: Value, one: Comparison | None) -> dict[str, Any]:
         "p_conform": one.p_conform if one else None,
         "at_px": list(value.at_px),
         "budget": dict(value.budget),
+        **({"outcome": str(one.outcome), "decides": one.decides, "firm": one.firm} if one else {}),
     }
 
 
@@ -588,11 +601,13 @@ def document_of(
                     "edition": one.rule.edition or None,
                     "tolerance": one.rule.tolerance,
                     "guard": one.rule.guard,
+                    "advisory": one.rule.advisory,
                 },
                 "reference": str(reference.images[level].path) if reference is not None and level else None,
                 **type_document(one),
                 "severity": one.severity,
                 "severity_level": one.severity_level,
+                "severity_high": one.severity_high,
             }
         )
     # Only in max-recall mode, so that a record of the default mode stays what it was to the last byte.
@@ -624,6 +639,9 @@ def document_of(
             "name": station.engine.name,
             "sha256": station.engine.bundle.sha256,
             "backend": station.engine.backend,
+            "certificate": None
+            if station.certificate is None
+            else {"sentence": station.certificate.sentence, "on": station.certificate.on},
         },
         "calibration_sha256": station.seals.calibration,
         "table_sha256": station.seals.table,

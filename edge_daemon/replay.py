@@ -143,10 +143,19 @@ def _judged_again(station: Station, record: StoredRecord) -> Replayed:
     )
     document = json.loads(json.dumps(document))  # as it would have been stored
     after = inspection.verdict.outcome
-    same = all(stored.get(key) == document[key] for key in _JUDGED_KEYS)
+    same = all(stored.get(key) == _as_known_then(document[key], stored.get(key)) for key in _JUDGED_KEYS)
     if stored["outcome"] == str(before):  # else the stored reasons are the gate's
         same = same and stored.get("reasons") == document["reasons"]
     return Replayed(record, before, after, after is before and same, _why(stored, document), document)
+
+
+def _as_known_then(now: Any, then: Any) -> Any:
+    """What was measured now, without the fields that records did not have yet when this one was written."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        return {key: _as_known_then(value, then[key]) for key, value in now.items() if key in then}
+    if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
+        return [_as_known_then(one, other) for one, other in zip(now, then, strict=True)]
+    return now
 
 
 def _why(stored: dict[str, Any], document: dict[str, Any]) -> str:

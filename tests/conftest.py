@@ -43,6 +43,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "systemd-analyze": (_program("systemd-analyze"), "apt-get install systemd"),
     "ip": (_program("ip"), "apt-get install iproute2"),
     "root": (lambda: os.geteuid() == 0, "run as root"),
+    "pdftotext": (_program("pdftotext"), "apt-get install poppler-utils"),
     "chromium": (_program("chromium"), "apt-get install chromium"),
     "aravis": (_aravis, "apt-get install gir1.2-aravis-0.8 and pip install 'edge-daemon[aravis]'"),
     "pypylon": (_module("pypylon"), "pip install 'edge-daemon[basler]'"),

@@ -95,8 +95,11 @@ def register(commands: Any) -> None:
     )  # fmt: skip
     inspect.add_argument("--labels", type=Path, metavar="L.png", help="judge this label image instead of the engine's")
     inspect.add_argument(
-        "--out", type=Path, metavar="DIR", help="write record.json, labels.png, highlight.png, tiles.png ... per image"
-    )
+        "--out", type=Path, metavar="DIR",
+        help="write record.json, labels.png, highlight.png, tiles.png, report.html, report.pdf ... per image",
+    )  # fmt: skip
+    inspect.add_argument("--paper", choices=["a4", "letter"], default="a4", help="paper of report.pdf (a4)")
+    inspect.add_argument("--language", choices=["en", "he"], default="en", help="language of the report (en)")
     inspect.add_argument("--exit-zero", action="store_true", help="exit 0 also when a part is not PASS")
     add_common(inspect)
     inspect.set_defaults(run=_inspect)
@@ -227,15 +230,24 @@ class _Folders:
         return self._out / name
 
 
-def _write(folder: Path, document: dict[str, Any], station: Station, pixels: Any, inspection: Inspection) -> None:
+def _write(
+    folder: Path, document: dict[str, Any], station: Station, pixels: Any, inspection: Inspection,
+    args: argparse.Namespace,
+) -> None:  # fmt: skip
     from ..evidence import evidence
     from ..images import highlight, make_folder, write_bytes_atomic, write_png_atomic
+    from ..station.report import report_of
+    from ..station.words import Words
 
     make_folder(folder)
     write_png_atomic(folder / "labels.png", inspection.labels)
     write_png_atomic(folder / "highlight.png", highlight(pixels, inspection.labels))
-    for name, picture in evidence(station, inspection, pixels).items():
+    drawn = evidence(station, inspection, pixels)
+    for name, picture in drawn.items():
         write_png_atomic(folder / name, picture)
+    report = report_of(document, pixels=pixels, labels=inspection.labels, drawn=drawn, words=Words(args.language))
+    write_bytes_atomic(folder / "report.html", report.html().encode())
+    write_bytes_atomic(folder / "report.pdf", report.pdf(args.paper))
     # Last, so that a record in a folder means that its pictures are there as well.
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
     write_bytes_atomic(folder / "record.json", (text + "\n").encode())
@@ -282,7 +294,7 @@ def _inspect_one(args: argparse.Namespace, station: Station, path: Path, folders
         timings_ms={stage: round(ms, 3) for stage, ms in laps.items()},
     )
     if folders is not None:
-        _write(folders.take(path), document, station, picture.pixels, inspection)
+        _write(folders.take(path), document, station, picture.pixels, inspection, args)
     emit(document, _summary(path, document), as_json=args.json)
     return 0 if document["result"] == "PASS" or args.exit_zero else 1
 

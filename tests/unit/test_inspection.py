@@ -78,6 +78,11 @@ def test_the_document_follows_the_contract(station: Station) -> None:
     assert [window["side_px"] for window in porosity["windows"]] == [127, 254]
     assert porosity["windows"][0]["area_pct"]["ratio"] > 1.0
     assert by_type["crack"]["outcome"] == "PASS"
+    assert porosity["rule"]["advisory"] is True
+    area, count = porosity["windows"][0]["area_pct"], porosity["windows"][0]["count"]
+    assert (area["outcome"], area["decides"], area["firm"]) == ("FAIL", True, True)
+    assert count["decides"] is False, "the rule does not name it"
+    assert porosity["severity"] is None and porosity["severity_high"] is None, "worse than the worst plate"
 
 
 def test_a_plate_judged_against_its_own_level_passes_and_fails_below(station: Station) -> None:

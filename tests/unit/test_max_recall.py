@@ -182,7 +182,7 @@ def test_a_certificate_of_the_default_counts_what_the_seeds_of_single_types_drop
 
 
 def test_the_default_mode_stays_what_it_was_to_the_last_byte(tmp_path: Path, certified: Bundle) -> None:
-    """Claims in the bundle change nothing until somebody asks for them."""
+    """Claims in the bundle change nothing until somebody asks for them; the record quotes them, that is all."""
     plain_bundle = tiny_bundle(tmp_path / "plain")
     documents = []
     for bundle in (plain_bundle, certified):
@@ -191,6 +191,8 @@ def test_the_default_mode_stays_what_it_was_to_the_last_byte(tmp_path: Path, cer
         inspection = station.inspect(picture([0.9, 0.75]))
         document = document_of(station, inspection, record_id="r", image=None, image_sha256=None)
         assert station.sensitivity is None and "sensitivity" not in document
+        claimed = document["engine"].pop("certificate")
+        assert claimed == ({"sentence": "With 95 % ...", "on": "simulated"} if bundle is certified else None)
         document["engine"]["sha256"] = ""
         documents.append((json.dumps(document), inspection.labels.tobytes()))
         engine.close()

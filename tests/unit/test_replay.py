@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_daemon.images import write_png_atomic
-from edge_daemon.inspection import Station, prepare_station
+from edge_daemon.inspection import Station, document_of, prepare_station
 from edge_daemon.memory import StoredRecord
 from edge_daemon.recipe import load_recipe
 from edge_daemon.records import Outcome
@@ -52,3 +53,17 @@ def test_a_record_that_makes_no_sense_stops_nothing(tmp_path: Path, station: Sta
     )
     assert one.after is two.after is None
     assert (three.before, three.after) == (Outcome.FAIL, Outcome.PASS)
+
+
+def test_a_record_from_before_a_field_existed_is_still_identical(tmp_path: Path, station: Station) -> None:
+    pixels = conveyor_part(985_001, "acceptable").pixels
+    write_png_atomic(tmp_path / "frame.png", pixels)
+    document = document_of(station, station.inspect(pixels), record_id="r", image=None, image_sha256=None)
+    older = json.loads(json.dumps(document))
+    for one in older["types"]:
+        del one["severity_high"], one["rule"]["advisory"]
+    (same,) = replay(station, [record(tmp_path, older)])
+    assert same.identical
+    older["types"][0]["windows"][0]["area_pct"]["value"] *= 1.0001
+    (other,) = replay(station, [record(tmp_path, older)])
+    assert not other.identical
