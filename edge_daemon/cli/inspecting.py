@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..segment.protocol import Engine
 
 
+_DEFAULT_ENGINE = "castings-xray"
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -139,12 +142,15 @@ def _pictures(names: list[str]) -> Iterator[Path]:
 
 
 def choose_engine(name: str | None) -> str:
-    """The engine named, or the only one installed. Raises UsageError where there is a choice: engines do not mix."""
+    """The engine named; else the only one installed, or that for castings, which the tables of standards speak of: a
+    surface engine has to be named. Raises UsageError where nothing of that is there."""
     from ..resources import data_folder
 
     if name is not None:
         return name
     installed = sorted(path.parent.name for path in data_folder("engines").glob("*/manifest.json"))
+    if _DEFAULT_ENGINE in installed:
+        return _DEFAULT_ENGINE
     if len(installed) != 1:
         raise UsageError("no engine was named", hint="--engine " + "|".join(installed or ["FOLDER"]))
     return installed[0]
