@@ -136,6 +136,23 @@ def size_of_pictures(folder: str | os.PathLike[str]) -> int:
         return 0
 
 
+_Excess = Callable[[], float]  # bytes that are still too many
+
+
+def _unbounded() -> float:
+    return float("inf")
+
+
+def _as_many_as(rows: list[tuple[Any, ...]], need: float, per_record: float) -> list[tuple[Any, ...]]:
+    """The first rows that together free ``need`` bytes, at least one: what fits stays."""
+    freed = 0.0
+    for number, row in enumerate(rows, start=1):
+        freed += per_record + (row[3] or 0)
+        if freed >= need:
+            return rows[:number]
+    return rows
+
+
 class _Run:
     def __init__(
         self, db: Backend, policy: Policy, who: str, why: str, dry_run: bool, stopped: Callable[[], bool],
@@ -210,17 +227,19 @@ class _Run:
             (after, below, before, utc_now(), self._batch),
         )
 
-    def _drop_records(self, before: str, enough: Callable[[], bool] = lambda: False) -> None:
+    def _drop_records(self, before: str, excess: _Excess = _unbounded, per_record: float = 0.0) -> None:
+        """Records stamped before this; with ``excess``, until it is 0, where a record is worth ``per_record`` bytes."""
         after, below = 0, 2**62 if before == _ANY else self._cut(before)
-        while not self._stopped() and not enough():
+        while not self._stopped() and (need := excess()) > 0:
             rows = self._removable(after, below, before, with_pictures=False)
             if not rows:
                 return
+            rows = _as_many_as(rows, need, per_record)
             after = rows[-1][0]
             rows = [row for row in rows if row[0] not in self._would_go]
-            freed = [self._drop_files(row) for row in rows if row[0] not in self._would_lose_pictures]
-            self._pictures += sum(row[2] is not None and row[0] not in self._would_lose_pictures for row in rows)
-            self._pictures_bytes += sum(freed)
+            there = [row for row in rows if row[2] is not None and row[0] not in self._would_lose_pictures]
+            self._pictures_bytes += sum(self._drop_files(row) for row in there)
+            self._pictures += len(there)
             self._records += len(rows)
             if self._dry_run:
                 self._would_go.update(row[0] for row in rows)
@@ -228,12 +247,14 @@ class _Run:
                 self._delete(rows)
             self._progress(self._records)
 
-    def _drop_pictures(self, before: str, enough: Callable[[], bool] = lambda: False) -> None:
+    def _drop_pictures(self, before: str, excess: _Excess = _unbounded) -> None:
+        """Pictures of records stamped before this; with ``excess``, until it is 0."""
         after, below = 0, 2**62 if before == _ANY else self._cut(before)
-        while not self._stopped() and not enough():
+        while not self._stopped() and (need := excess()) > 0:
             rows = self._removable(after, below, before, with_pictures=True)
             if not rows:
                 return
+            rows = _as_many_as(rows, need, 0.0)
             after = rows[-1][0]
             rows = [row for row in rows if row[0] not in self._would_go | self._would_lose_pictures]
             self._pictures_bytes += sum(self._drop_files(row) for row in rows)
@@ -264,27 +285,19 @@ class _Run:
 
     def _shrink(self, most_bytes: int) -> None:
         used = self._used_bytes()
-        if self._dry_run:
-            self._shrink_dry(used - most_bytes)
-            return
-
-        def enough() -> bool:
-            return self._used_bytes() <= most_bytes
-
-        self._drop_pictures(_ANY, enough)
-        if not enough():
-            self._drop_records(_ANY, enough)
-
-    def _shrink_dry(self, excess: int) -> None:
-        """Pictures by their sizes; records by the mean size of a record in the database."""
-        start = self._pictures_bytes
-        self._drop_pictures(_ANY, lambda: self._pictures_bytes - start >= excess)
-        rest = excess - (self._pictures_bytes - start)
         (count,) = self._db.query("SELECT records FROM chain")[0]
-        if rest > 0 and count:
-            per_record = max(1.0, self._db.sizes()[1] / count)
-            already = self._records
-            self._drop_records(_ANY, lambda: (self._records - already) * per_record >= rest)
+        per_record = max(1.0, self._db.sizes()[1] / max(1, count))
+        gone, records = self._pictures_bytes, self._records
+
+        def excess() -> float:
+            if not self._dry_run:
+                return self._used_bytes() - most_bytes
+            # Nothing goes: pictures count by their size, records by what one takes on the average.
+            freed = self._pictures_bytes - gone + (self._records - records) * per_record
+            return float(used - most_bytes - freed)
+
+        self._drop_pictures(_ANY, excess)
+        self._drop_records(_ANY, excess, per_record)
 
     def _measure_pictures(self) -> None:
         """Fill in the sizes of picture folders that nobody measured when they were stored."""
