@@ -48,7 +48,7 @@ def test_a_type_absent_from_the_reference_fails_with_ratio_null() -> None:
     assert by_label[2]["outcome"] == "FAIL"
     assert by_label[2]["max_size_mm"] == {
         "value": pytest.approx(np.sqrt(2) / 10), "u": 0.0, "limit": 0.0, "ratio": None, "at_px": [5, 5],
-        "permitted": 0.0, "p_conform": 0.0, "budget": {},
+        "permitted": 0.0, "p_conform": 0.0, "budget": {}, "outcome": "FAIL", "decides": True, "firm": True,
     }  # fmt: skip
 
 
