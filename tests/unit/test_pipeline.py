@@ -88,7 +88,7 @@ class PlayedStation:
         self.engine, self.name, self.references, self.seals = PlayedEngine(), name, {}, Seals("0" * 64)
         self.verdict = PASSED
         self.expired: Reason | None = None
-        self.calibration, self.not_inspected, self.sensitivity = None, (), None
+        self.calibration, self.not_inspected, self.sensitivity, self.certificate = None, (), None, None
         self.react: Callable[[np.ndarray], None] = lambda pixels: None
 
     def refusal(self, now_utc: str) -> Reason | None:
