@@ -40,7 +40,7 @@ from ..segment.tiling import pad_to_multiple, run_tiled
 from ..train import fit_on
 from ..train.annotations import type_of
 from ..train.figures import proportion
-from ..train.fit import load_network
+from ..train.fitting import load_network
 from ..train.labelled import Labelled, open_folder
 from ..train.network import CastingNet
 from ..train.pictures import IGNORED, LOCAL_SIGMA_PX

@@ -114,7 +114,7 @@ def fit(
     another plan, too large a seed or a GPU that is not there.
     """
     _need_torch()
-    from .fit import Plan, fit_network, simulated_batches, validate, validation_pool
+    from .fitting import Plan, fit_network, simulated_batches, validate, validation_pool
     from .sealing import write_bundle
 
     plan = Plan(seed=seed, minutes=minutes, pictures=pictures, threads=threads, workers=workers, device=device)
@@ -146,7 +146,7 @@ def fit_on(
     used.
     """
     _need_torch()
-    from .fit import Plan
+    from .fitting import Plan
     from .surface_fit import SURFACE_WIDTHS, fit_surface
 
     plan = Plan(seed=seed, minutes=minutes, steps=steps, crop_px=128, threads=threads, device=device,
@@ -167,7 +167,7 @@ def reinforce_on(
     """
     _need_torch()
     from . import reinforce as room
-    from .fit import Plan
+    from .fitting import Plan
 
     plan = Plan(seed=seed, minutes=minutes, crop_px=128, threads=threads, device=device,
                 validate_minutes=max(0.5, min(5.0, minutes / 6)))  # fmt: skip

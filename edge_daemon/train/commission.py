@@ -314,7 +314,7 @@ def fine_tune(
     Raises MissingExtra without PyTorch, EngineError for a bundle that cannot be trained on.
     """
     need_torch()
-    from .fit import Plan, fit_network
+    from .fitting import Plan, fit_network
     from .pictures import GrowingPool
     from .reopen import reopen
 

@@ -26,7 +26,7 @@ from ..segment.replacing import put_in_place
 from ..segment.see import see
 from .annotations import type_of
 from .evaluation import evaluate_pictures
-from .fit import Plan, fit_network
+from .fitting import Plan, fit_network
 from .labelled import Labelled, open_folder
 from .reopen import reopen
 from .surface_calibrate import SurfaceLimits

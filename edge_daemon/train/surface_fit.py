@@ -29,7 +29,7 @@ from ..segment.onnx import OnnxEngine
 from ..segment.prepare import VIEWS, prepare
 from .annotations import type_of
 from .evaluation import evaluate_pictures
-from .fit import Plan, fit_network, loss_parts
+from .fitting import Plan, fit_network, loss_parts
 from .labelled import Labelled, LabelledFolder, open_folder
 from .network import MULTIPLE_OF_PX, TYPE_STRIDE_PX, CastingNet, export_onnx, parameter_count
 from .pictures import IGNORED, LOCAL_SIGMA_PX

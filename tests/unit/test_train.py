@@ -303,7 +303,7 @@ def test_training_learns_resumes_and_exports_what_it_learned(tmp_path: Path) -> 
     import onnxruntime
     import torch
 
-    from edge_daemon.train.fit import Plan, fit_network, load_network, validate
+    from edge_daemon.train.fitting import Plan, fit_network, load_network, validate
     from edge_daemon.train.network import CastingNet, export_onnx, parameter_count
 
     pool = pictures.make_pool(range(8), 128)
