@@ -169,7 +169,7 @@ def test_a_dead_camera_holds_up_the_shooter_but_not_the_grab() -> None:
         started_s = time.monotonic()
         with pytest.raises(GrabTimeout):
             driver.grab(0.1, after_ns=time.monotonic_ns())
-        assert time.monotonic() - started_s < 0.4
+        assert time.monotonic() - started_s < 1.0
     driver.holding["fire"].clear()
     # The shot that was stuck is fired now; its frame belongs to no one.
     time.sleep(0.2)

@@ -479,7 +479,8 @@ def test_pixels_of_another_kind_are_refused(tmp_path: Path, pixels: np.ndarray) 
 
 
 def test_everything_around_the_network_is_fast() -> None:
-    """Post-processing of 512 x 512 with 60 regions: about 4 ms of one core's time; the bound leaves room."""
+    """Post-processing of 512 x 512 with 60 regions: about 4 ms of one core's time. The bound is for what grows
+    with the square of something; a slow or busy machine stays under it."""
     random = np.random.default_rng(7)
     defect = cv2.GaussianBlur(random.normal(0, 1, (512, 512)).astype(np.float32), (0, 0), 6.0) * 120 - 10
     types = random.normal(0, 1, (8, 512, 512)).astype(np.float32)
@@ -491,7 +492,7 @@ def test_everything_around_the_network_is_fast() -> None:
         found = segmentation_from_logits(answer, names, thresholds())
         times_ms.append((time.thread_time_ns() - start_ns) / 1e6)
     assert len(found.regions) > 20
-    assert min(times_ms) < 10.0
+    assert min(times_ms) < 40.0
 
 
 # -- polarity, blindness, types that look alike -----------------------------------------------------------------------
