@@ -50,7 +50,7 @@ def statistics(
     for key, *figures in rows:
         name = _week(key) if by == "week" else key
         before = summed.setdefault(name, [0] * len(figures))
-        summed[name] = [a + b for a, b in zip(before, figures, strict=True)]
+        summed[name] = [a + float(b) for a, b in zip(before, figures, strict=True)]
     return [_statistic(key, figures, typed=by == "type") for key, figures in sorted(summed.items())]
 
 

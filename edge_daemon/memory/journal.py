@@ -39,6 +39,11 @@ class Journal:
         self._session: int | None = None
         self._listeners: list[Callable[[], None]] = []
 
+    @property
+    def name(self) -> str:
+        """Where the bank is, for people: a path, or a URL without its password."""
+        return self._db.name
+
     def close(self) -> None:
         """Close every connection. Safe to call twice; every later call on the bank raises StorageError (CLOSED)."""
         self._db.close()

@@ -101,6 +101,8 @@ def clean(
     progress: told how many records are done with. Raises StorageError; what was done until then stays done."""
     if db.read_only and not dry_run:
         raise StorageError(f"memory bank {db.name} was opened for reading only", code="READ_ONLY")
+    if policy.most_bytes is not None and not db.knows_use:
+        raise UsageError("a size cannot be kept on this database", hint="keep by days; its server knows its disk")
     run = _Run(db, policy, who, why, dry_run, stopped, progress, delete_files)
     return run.go()
 

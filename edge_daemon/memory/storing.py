@@ -47,11 +47,9 @@ class Appender:
     Until ``finish`` the stored end of the chain is the old one; a transaction without it must be rolled back.
     """
 
-    def __init__(self, db: Transaction, *, lock: str = "") -> None:
-        """lock: what makes the database hold other writers off the end of the chain (`` FOR UPDATE``), where it does
-        not do so by itself."""
+    def __init__(self, db: Transaction) -> None:
         self._db = db
-        head = db.execute(f"SELECT number, sha256, records, indications, pictures_bytes FROM chain{lock}").fetchone()
+        head = db.execute("SELECT number, sha256, records, indications, pictures_bytes FROM chain").fetchone()
         self.number: int = head[0]
         self.sha256: bytes = bytes(head[1])
         self._records, self._indications, self._pictures_bytes = head[2:]
