@@ -79,10 +79,9 @@ def figures_of(document: Mapping[str, Any]) -> Figures:
     )
 
 
-def detection_rows(
-    number: int, document: Mapping[str, Any], contrasts: Sequence[float | None] = ()
-) -> list[tuple[Any, ...]]:
-    """Rows of ``detections`` in the order of its columns. contrasts: by position, as far as known."""
+def detection_rows(document: Mapping[str, Any], contrasts: Sequence[float | None] = ()) -> list[tuple[Any, ...]]:
+    """Rows of ``detections`` in the order of its columns, without the record's number. contrasts: by position, as far
+    as known."""
     defects = document.get("defects") or ()
     picture_mm2 = _picture_mm2(document)
     chosen: Sequence[int] = range(len(defects))
@@ -97,7 +96,7 @@ def detection_rows(
         box = [int(side) for side in defect.get("bbox_px") or (0, 0, 0, 0)]
         rows.append(
             (
-                number, position, defect["type"], int(bool(defect.get("known", defect["type"] != UNKNOWN_TYPE))),
+                position, defect["type"], int(bool(defect.get("known", defect["type"] != UNKNOWN_TYPE))),
                 defect.get("nearest_type") or defect["type"], _number(defect.get("confidence")),
                 _number(defect.get("p_known")), area, _number(defect.get("area_u_mm2")),
                 _number(defect.get("feret_max_mm")), _number(defect.get("feret_u_mm")),

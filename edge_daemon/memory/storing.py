@@ -13,10 +13,10 @@ from typing import Any
 from ..records import UNKNOWN_TYPE
 from ..tickets import utc_now
 from .backend import Transaction
-from .chain import canonical_json, link, packed, record_fields
+from .chain import canonical_json, document_sha256, link, packed, record_fields
 from .indications import Figures, detection_rows, figures_of
 
-__all__ = ["Appender", "NewRecord"]
+__all__ = ["Appender", "NewRecord", "Prepared", "prepare"]
 
 _OUTCOME_COLUMNS = {"PASS": "pass_parts", "INCONCLUSIVE": "inconclusive", "FAIL": "fail",
                     "NOT_EVALUABLE": "not_evaluable"}  # fmt: skip
@@ -41,6 +41,25 @@ class NewRecord:
     contrasts: Sequence[float | None] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A record and everything about it that can be worked out before the writer is held. sha256: of its canonical
+    JSON; packed: the same, compressed; detections: rows without the record's number."""
+
+    new: NewRecord
+    sha256: str
+    packed: bytes = field(repr=False)
+    figures: Figures
+    detections: list[tuple[Any, ...]] = field(repr=False)
+
+
+def prepare(new: NewRecord) -> Prepared:
+    """The slow part of storing a record. Raises ValueError or TypeError when its document is not JSON."""
+    document = canonical_json(new.document)
+    rows = detection_rows(new.document, new.contrasts)
+    return Prepared(new, document_sha256(document), packed(document), figures_of(new.document), rows)
+
+
 class Appender:
     """The end of the audit chain inside one transaction: append records and notes, then ``finish``.
 
@@ -58,11 +77,11 @@ class Appender:
         """Let the next row have this number, where it is not taken yet."""
         self.number = max(self.number, number - 1)
 
-    def record(self, new: NewRecord) -> int:
+    def record(self, record: NewRecord | Prepared) -> int:
         """Store a record with all that is found through it; its number. ValueError, TypeError: it is not JSON."""
         db, number, previous = self._db, self.number + 1, self.sha256
-        document = canonical_json(new.document)
-        figures = figures_of(new.document)
+        prepared = record if isinstance(record, Prepared) else prepare(record)
+        new, figures = prepared.new, prepared.figures
         columns: dict[str, Any] = {
             "record_id": new.record_id, "part_id": new.part_id, "station": new.station, "recipe": figures.recipe,
             "session": new.session, "trigger_utc": new.trigger_utc, "outcome": new.outcome, "result": new.result,
@@ -70,7 +89,7 @@ class Appender:
             "types": json.dumps(figures.types), "indications": figures.indications, "pictures": new.pictures,
             "created_utc": new.created_utc or utc_now(),
         }  # fmt: skip
-        sha256 = link("record", number, previous, record_fields(document=document, **columns))
+        sha256 = link("record", number, previous, record_fields(document_sha256=prepared.sha256, **columns))
         (group_id,) = db.execute(
             "INSERT INTO record_groups (station, recipe, outcome, result, records) VALUES (?, ?, ?, ?, 1)"
             " ON CONFLICT (station, recipe, outcome, result) DO UPDATE SET records = record_groups.records + 1"
@@ -83,8 +102,8 @@ class Appender:
             " sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*columns.values(), number, group_id, new.pictures_bytes, previous, sha256),
         )
-        db.execute("INSERT INTO documents VALUES (?, ?)", (number, packed(document)))
-        rows = detection_rows(number, new.document, new.contrasts)
+        db.execute("INSERT INTO documents VALUES (?, ?)", (number, prepared.packed))
+        rows = [(number, *row) for row in prepared.detections]
         if rows:
             types = [(name, group_id, number) for name in figures.types]
             db.executemany("INSERT INTO record_types VALUES (?, ?, ?)", types)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,6 +137,18 @@ def test_a_reader_does_not_migrate_and_says_who_does(old: Path) -> None:
         MemoryBank(old, read_only=True)
     assert caught.value.code == "SCHEMA_OLDER"
     assert old.read_bytes() == before
+
+
+def test_the_preflight_leaves_it_to_the_daemon(old: Path) -> None:
+    """``check`` may run beside a daemon of the older program, under which the tables must not be changed."""
+    from edge_daemon.check import _disk
+
+    before = old.read_bytes()
+    memory = SimpleNamespace(database=old, pictures=old.parent, min_free_bytes=0)
+    assert "brings it up to date" in _disk(SimpleNamespace(memory=memory))  # type: ignore[arg-type]
+    assert old.read_bytes() == before
+    MemoryBank(old).close()
+    assert "can be written" in _disk(SimpleNamespace(memory=memory))  # type: ignore[arg-type]
 
 
 def test_a_migration_that_fails_leaves_the_old_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
