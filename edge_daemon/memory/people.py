@@ -25,7 +25,7 @@ from .backend import Backend, Transaction
 from .chain import canonical_json
 from .finding import stored_record
 from .rows import FEEDBACK_VERDICTS, Chained, Feedback, Pattern, StoredRecord
-from .storing import Appender
+from .storing import EVERYWHERE, Appender
 
 __all__ = [
     "OWN_KINDS",
@@ -210,12 +210,12 @@ def _count(
     )
     named = correct_type if position is None else record.document["defects"][position]["type"]
     if named is not None:
-        db.execute(
+        db.executemany(
             f"INSERT INTO type_days (day, station, recipe, type, parts, passed, advisory, indications, area_mm2,"
             f" confidence_sum, confidence_n, {column}) VALUES (?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, ?)"
             " ON CONFLICT (day, station, recipe, type)"
             f" DO UPDATE SET {column} = type_days.{column} + excluded.{column}",
-            (day, record.station, record.recipe, named, step),
+            [(day, *whose, named, step) for whose in ((record.station, record.recipe), EVERYWHERE)],
         )
 
 

@@ -16,10 +16,14 @@ from .backend import Transaction
 from .chain import canonical_json, document_sha256, link, packed, record_fields
 from .indications import Figures, detection_rows, figures_of
 
-__all__ = ["Appender", "NewRecord", "Prepared", "prepare"]
+__all__ = ["EVERYWHERE", "Appender", "NewRecord", "Prepared", "prepare"]
 
 _OUTCOME_COLUMNS = {"PASS": "pass_parts", "INCONCLUSIVE": "inconclusive", "FAIL": "fail",
                     "NOT_EVALUABLE": "not_evaluable"}  # fmt: skip
+
+
+#: Station and recipe of the rows of ``type_days`` that count all stations and recipes; no station has this name.
+EVERYWHERE = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,9 @@ class Appender:
             self._db.executemany(
                 _upsert("type_days", ("day", "station", "recipe", "type"),
                         ("parts", "passed", "advisory", "indications", "area_mm2", "confidence_sum", "confidence_n")),
-                [(day, new.station, figures.recipe, name, 1, passed, int(figures.advisory), *sums_of)
-                 for name, sums_of in sorted(figures.by_type.items())],
+                [(day, *whose, name, 1, passed, int(figures.advisory), *sums_of)
+                 for name, sums_of in sorted(figures.by_type.items())
+                 for whose in ((new.station, figures.recipe), EVERYWHERE)],
             )  # fmt: skip
 
     def note(
