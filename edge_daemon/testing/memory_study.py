@@ -155,7 +155,7 @@ def questions(bank: MemoryBank) -> dict[str, Callable[[], object]]:
         "history: a day in February, one station": lambda: bank.history(
             since="2026-02-11", until="2026-02-11", station="cell-2", limit=50
         ),
-        "history: no such thing (scratches that PASS)": lambda: bank.history(
+        "history: no such thing (scratches, NOT_EVALUABLE)": lambda: bank.history(
             defect_type="scratches", outcome="NOT_EVALUABLE", limit=50
         ),
         "history: a part number": lambda: bank.history(part_id=4711, limit=50),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,3 +169,10 @@ def test_a_migration_that_fails_leaves_the_old_file(old: Path, monkeypatch: pyte
     db.close()
     with MemoryBank(old) as bank:
         assert bank.verify().records == 4
+
+
+def test_every_table_is_described() -> None:
+    tables = [statement.split()[2] for statement in schema.statements() if statement.startswith("CREATE TABLE")]
+    assert len(tables) == 17
+    for table in tables:
+        assert re.search(rf"^    .*\b{table}\b", schema.__doc__ or "", re.MULTILINE), table
