@@ -262,6 +262,8 @@ def _clean(args: argparse.Namespace) -> int:
     del document["folders"]
     would = "would be" if args.dry_run else "were"
     pictures = f"the pictures of {done.pictures} ({done.pictures_bytes / 1e6:.1f} MB)"
+    if done.failed:
+        say(f"{done.failed} records stay because their pictures cannot be deleted: {done.trouble}")
     emit(document, f"{done.records} records and {pictures} {would} removed", as_json=args.json)
     return 0
 
