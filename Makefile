@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 
 # What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
-SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus gir1.2-aravis-0.8 libgirepository1.0-dev \
+SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus postgresql gir1.2-aravis-0.8 libgirepository1.0-dev \
 	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
 	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1
 

@@ -213,6 +213,13 @@ def _disk(config: DaemonConfig) -> str:
     if not memory.database.exists():
         # Not made here: a bank that belongs to whoever ran the check would stop the daemon.
         return f"{memory.database} does not exist yet and can be made, {free / 1e9:.1f} GB free"
+    try:
+        MemoryBank(memory.database, read_only=True).close()
+    except StorageError as error:
+        if error.code != "SCHEMA_OLDER":
+            raise
+        # Not upgraded here: a daemon of the older program may be using it at this moment.
+        return f"{memory.database} is of an older program; the daemon brings it up to date at its start"
     with MemoryBank(memory.database) as bank:
         bank.check_writable()
     return f"{memory.database} can be written, {free / 1e9:.1f} GB free"

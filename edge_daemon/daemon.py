@@ -330,13 +330,15 @@ class Daemon:
             try:
                 done = self._bank.clean(memory.retention, who="edge-daemon", why="[memory] of line.toml",
                                         stopped=self._stop.is_set)  # fmt: skip
-                now = ""
+                now = done.trouble
             except Exception as error:  # noqa: BLE001 - whatever ails it, the line goes on and it is tried again
                 now = f"{type(error).__name__}: {error}"
                 if now != trouble:
                     log("retention_lost", f"old records and pictures cannot be removed: {now}", level=40, error=error)
             else:
-                if trouble:
+                if now and now != trouble:
+                    log("retention_lost", f"old pictures cannot be removed: {now}", level=40)
+                if trouble and not now:
                     log("retention_back", "old records and pictures are removed again")
                 if done.records or done.pictures:
                     log("retention", f"{done.records} records and {done.pictures} folders of pictures were removed",

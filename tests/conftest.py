@@ -34,12 +34,20 @@ def _aravis() -> bool:
     return True
 
 
+def _postgresql() -> bool:
+    from edge_daemon.testing.postgres import server_programs
+
+    return server_programs() is not None
+
+
 #: name -> (is it here?, how to get it)
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "mosquitto": (_program("mosquitto"), "apt-get install mosquitto"),
     "mosquitto_sub": (_program("mosquitto_sub"), "apt-get install mosquitto-clients"),
     "socat": (_program("socat"), "apt-get install socat"),
     "promtool": (_program("promtool"), "apt-get install prometheus"),
+    "postgresql": (_postgresql, "apt-get install postgresql"),
+    "psycopg": (_module("psycopg"), "pip install 'edge-daemon[postgres]'"),
     "systemd-analyze": (_program("systemd-analyze"), "apt-get install systemd"),
     "ip": (_program("ip"), "apt-get install iproute2"),
     "root": (lambda: os.geteuid() == 0, "run as root"),

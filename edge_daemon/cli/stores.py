@@ -68,6 +68,12 @@ def register(commands: Any) -> None:
     verb = add_verb(verbs, "verify", _verify, "prove that no row was changed, deleted or put in, or name the first one")
     verb.add_argument("--quick", action="store_true", help="the audit chain only, not what is found through it")
     verb.add_argument("--expect", metavar="NUMBER:SHA256", help="an end of the chain that was noted earlier")
+    verb = add_verb(
+        verbs, "push", _push, "carry records and feedback into a plant's bank", more="--to postgresql://..."
+    )
+    verb.add_argument(
+        "--to", type=_place, required=True, metavar="URL", help="the plant's bank, made where it is not there"
+    )
     speaking.register(verbs)
 
 
@@ -78,11 +84,19 @@ def add_verb(
     example = f"example: edge-daemon memory {name} {more + ' ' if more else ''}--database memory.db"
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, epilog=example)
     where = verb.add_mutually_exclusive_group(required=True)
-    where.add_argument("--database", type=Path, metavar="FILE", help="[memory] database of line.toml")
+    where.add_argument(
+        "--database", type=_place, metavar="FILE", help="[memory] database of line.toml, or a plant's postgresql://..."
+    )
     where.add_argument("--config", type=Path, metavar="FILE", help="line.toml, which names the database")
     add_common(verb)
     verb.set_defaults(run=run)
     return verb
+
+
+def _place(text: str) -> Path | str:
+    from ..memory import is_url
+
+    return text if is_url(text) else Path(text)
 
 
 def add_filters(verb: argparse.ArgumentParser, *, records: bool = True) -> None:
@@ -111,7 +125,7 @@ def bank_of(args: argparse.Namespace, *, read_only: bool) -> Iterator[MemoryBank
     from ..memory import MemoryBank
 
     database = args.database if args.config is None else load_config(args.config).memory.database
-    if not database.exists():
+    if isinstance(database, Path) and not database.exists():
         raise UsageError(f"{database}: no such memory bank", hint="edge-daemon memory init makes one")
     with MemoryBank(database, read_only=read_only, busy_timeout_s=5.0) as bank:
         yield bank
@@ -141,10 +155,11 @@ def _init(args: argparse.Namespace) -> int:
     from ..memory import MemoryBank
 
     database = args.database if args.config is None else load_config(args.config).memory.database
-    if database.exists():
+    if isinstance(database, Path) and database.exists():
         raise UsageError(f"{database} exists already", hint="name a new file")
-    MemoryBank(database).close()
-    emit({"database": str(database)}, f"made {database}", as_json=args.json)
+    with MemoryBank(database) as bank:
+        name = bank.name
+    emit({"database": name}, f"made {name}", as_json=args.json)
     return 0
 
 
@@ -247,7 +262,20 @@ def _clean(args: argparse.Namespace) -> int:
     del document["folders"]
     would = "would be" if args.dry_run else "were"
     pictures = f"the pictures of {done.pictures} ({done.pictures_bytes / 1e6:.1f} MB)"
+    if done.failed:
+        say(f"{done.failed} records stay because their pictures cannot be deleted: {done.trouble}")
     emit(document, f"{done.records} records and {pictures} {would} removed", as_json=args.json)
+    return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    from ..memory import MemoryBank
+
+    with bank_of(args, read_only=True) as bank, MemoryBank(args.to, busy_timeout_s=30.0) as plant:
+        with counting("records") as show:
+            records, words = bank.push(plant, who=user_name(), progress=show)
+        document = {"to": plant.name, "records": records, "feedback": words}
+    emit(document, f"{records} records and {words} words of feedback carried to {document['to']}", as_json=args.json)
     return 0
 
 

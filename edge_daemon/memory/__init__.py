@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from .bank import MemoryBank
 from .indications import contrasts_of
+from .postgres import is_url
 from .retention import Cleaned, Policy, size_of_pictures
 from .rows import (
     FEEDBACK_VERDICTS,
@@ -49,5 +50,6 @@ __all__ = [
     "Stats",
     "StoredRecord",
     "contrasts_of",
+    "is_url",
     "size_of_pictures",
 ]

@@ -41,7 +41,11 @@ def statistics(
             raise UsageError(f"{name}: {value!r} is finer than a day", hint="statistics are by UTC day: 2026-01-31")
     low, high = wanted.span()
     given = {"station": station, "recipe": recipe}
-    conditions = " AND ".join(["day >= ?", "day <= ?", *(f"{name} = ?" for name, v in given.items() if v is not None)])
+    clauses = ["day >= ?", "day <= ?", *(f"{name} = ?" for name, value in given.items() if value is not None)]
+    if by == "type":
+        # Rows of no station count all of them: a tenth of what there would be to add up.
+        clauses.append("station = ''" if station is None and recipe is None else "station <> ''")
+    conditions = " AND ".join(clauses)
     values = (low, high, *(value for value in given.values() if value is not None))
     table, sums = ("type_days", _TYPE_SUMS) if by == "type" else ("performance", _SUMS)
     column = _COLUMN[by]
@@ -50,7 +54,7 @@ def statistics(
     for key, *figures in rows:
         name = _week(key) if by == "week" else key
         before = summed.setdefault(name, [0] * len(figures))
-        summed[name] = [a + b for a, b in zip(before, figures, strict=True)]
+        summed[name] = [a + float(b) for a, b in zip(before, figures, strict=True)]
     return [_statistic(key, figures, typed=by == "type") for key, figures in sorted(summed.items())]
 
 

@@ -35,6 +35,8 @@ class Backend(Protocol):
     read_only: bool
     #: Whether a SELECT may contain LATERAL.
     lateral: bool
+    #: Whether it can say how many bytes are in use, apart from those that are free to be used again.
+    knows_use: bool
 
     def writing(self, *, durable: bool = True) -> AbstractContextManager[Transaction]:
         """One transaction: committed as a whole or undone as a whole. durable: a commit that returned survives a power

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..records import Outcome
-from . import aggregates, exporting, finding, people, retention, sessions, verifying
+from . import aggregates, exporting, finding, people, pushing, retention, sessions, verifying
 from .finding import SELECT_INDICATION, Wanted, indication_of
 from .journal import Journal
+from .postgres import PostgresBackend, is_url
 from .retention import Cleaned, Policy
 from .rows import Chained, Counts, Feedback, Indication, Pattern, Session, Similar, Statistic, Stats, StoredRecord
 from .schema import SCHEMA_VERSION
@@ -35,11 +36,11 @@ __all__ = ["MemoryBank"]
 
 
 class MemoryBank(Journal):
-    """The memory bank in one SQLite file; made if it is not there.
+    """The memory bank in one SQLite file, or of a plant in a PostgreSQL database; made if it is not there.
 
     Parameters
     ----------
-    path : the file; its folder must exist.
+    path : the file; its folder must exist. Or ``postgresql://...``, with the extra ``postgres``.
     read_only : open an existing bank for reading only; every writing method then raises StorageError (READ_ONLY).
     busy_timeout_s : how long a write waits for another process before it gives up with StorageError (LOCKED).
 
@@ -49,8 +50,12 @@ class MemoryBank(Journal):
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False, busy_timeout_s: float = 1.0) -> None:
         self.path = Path(path)
-        super().__init__(SqliteBackend(self.path, read_only=read_only, busy_timeout_s=busy_timeout_s))
-        self._similar = SimilarIndex(self._db, self.path.with_name(self.path.name + "-similar"))
+        if is_url(path):
+            super().__init__(PostgresBackend(str(path), read_only=read_only, busy_timeout_s=busy_timeout_s))
+            self._similar = SimilarIndex(self._db, None)
+        else:
+            super().__init__(SqliteBackend(self.path, read_only=read_only, busy_timeout_s=busy_timeout_s))
+            self._similar = SimilarIndex(self._db, self.path.with_name(self.path.name + "-similar"))
 
     def __enter__(self) -> MemoryBank:
         return self
@@ -313,6 +318,15 @@ class MemoryBank(Journal):
         chain noted earlier (``head``). progress : (row, of how many). Changes nothing and holds up nobody.
         """
         return verifying.verify(self._db, derived=derived, expect=expect, progress=progress)
+
+    def push(
+        self, target: MemoryBank, *, who: str, progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[int, int]:
+        """Carry the records and the feedback that ``target`` (a plant's bank) does not have; how many of each.
+
+        May be cut short and run again; see pushing.py for what goes and what does not.
+        """
+        return pushing.push(self._db, target._db, who=who, progress=progress)
 
     def clean(
         self,

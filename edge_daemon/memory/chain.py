@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import StorageError
 
-__all__ = ["canonical_json", "link", "packed", "record_fields", "unpacked"]
+__all__ = ["canonical_json", "document_sha256", "link", "packed", "record_fields", "unpacked"]
 
 _LARGEST_DOCUMENT = 256 << 20
 
@@ -41,15 +41,20 @@ def link(kind: str, number: int, previous: bytes, fields: Mapping[str, Any]) -> 
 def record_fields(
     *, record_id: str, part_id: int | None, station: str, recipe: str, session: int | None, trigger_utc: str,
     outcome: str, result: str, advisory: int, reasons: str, types: str, indications: int, pictures: str | None,
-    created_utc: str, document: str,
+    created_utc: str, document_sha256: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a record's link is computed from, as its columns hold it; document: canonical JSON."""
+    """What a record's link is computed from, as its columns hold it; the document by its ``document_sha256``."""
     return {
         "record_id": record_id, "part_id": part_id, "station": station, "recipe": recipe, "session": session,
         "trigger_utc": trigger_utc, "outcome": outcome, "result": result, "advisory": advisory, "reasons": reasons,
         "types": types, "indications": indications, "pictures": pictures, "created_utc": created_utc,
-        "document_sha256": hashlib.sha256(document.encode()).hexdigest(),
+        "document_sha256": document_sha256,
     }  # fmt: skip
+
+
+def document_sha256(document: str) -> str:
+    """SHA-256 (hex) of a document's canonical JSON."""
+    return hashlib.sha256(document.encode()).hexdigest()
 
 
 def packed(document: str) -> bytes:

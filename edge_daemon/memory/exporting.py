@@ -148,10 +148,12 @@ def _feedback(db: Backend, wanted: Wanted) -> _Pages:
 
 def _performance(db: Backend, wanted: Wanted) -> _Pages:
     columns, (low, high) = TABLES["performance"], wanted.span()
+    given = {"station": wanted.station, "recipe": wanted.recipe}
+    only = "".join(f" AND {name} = ?" for name, value in given.items() if value is not None)
     rows = db.query(
-        f"SELECT {', '.join(columns)} FROM performance WHERE day >= ? AND day <= ?"
-        " AND (? IS NULL OR station = ?) AND (? IS NULL OR recipe = ?) ORDER BY day, station, recipe, engine",
-        (low, high, wanted.station, wanted.station, wanted.recipe, wanted.recipe),
+        f"SELECT {', '.join(columns)} FROM performance WHERE day >= ? AND day <= ?{only}"
+        " ORDER BY day, station, recipe, engine",
+        (low, high, *(value for value in given.values() if value is not None)),
     )
     yield [_dict(columns, row) for row in rows]
 

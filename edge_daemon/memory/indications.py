@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ __all__ = ["FEATURES", "MOST_ROWS", "Figures", "contrasts_of", "detection_rows",
 MOST_ROWS = 256
 
 _TYPES = (*TYPE_IDS, UNKNOWN_TYPE)
-_TYPE_INDEX = {name: index for index, name in enumerate(_TYPES)}
 
 #: Components of a feature vector and what one unit of distance means; see ``features_of``.
 FEATURES: tuple[str, ...] = (
@@ -79,17 +79,18 @@ def figures_of(document: Mapping[str, Any]) -> Figures:
     )
 
 
-def detection_rows(
-    number: int, document: Mapping[str, Any], contrasts: Sequence[float | None] = ()
-) -> list[tuple[Any, ...]]:
-    """Rows of ``detections`` in the order of its columns. contrasts: by position, as far as known."""
+def detection_rows(document: Mapping[str, Any], contrasts: Sequence[float | None] = ()) -> list[tuple[Any, ...]]:
+    """Rows of ``detections`` in the order of its columns, without the record's number. contrasts: by position, as far
+    as known."""
     defects = document.get("defects") or ()
-    picture_mm2 = _picture_mm2(document)
+    if not defects:
+        return []
+    around = _around(document)
     chosen: Sequence[int] = range(len(defects))
     if len(defects) > MOST_ROWS:
         ranked = sorted(chosen, key=lambda at: (defects[at].get("known", True), -_extent(defects[at])))
         chosen = sorted(ranked[:MOST_ROWS])
-    rows = []
+    rows, vectors = [], []
     for position in chosen:
         defect = defects[position]
         area = _number(defect.get("area_mm2"))
@@ -97,15 +98,17 @@ def detection_rows(
         box = [int(side) for side in defect.get("bbox_px") or (0, 0, 0, 0)]
         rows.append(
             (
-                number, position, defect["type"], int(bool(defect.get("known", defect["type"] != UNKNOWN_TYPE))),
+                position, defect["type"], int(bool(defect.get("known", defect["type"] != UNKNOWN_TYPE))),
                 defect.get("nearest_type") or defect["type"], _number(defect.get("confidence")),
                 _number(defect.get("p_known")), area, _number(defect.get("area_u_mm2")),
                 _number(defect.get("feret_max_mm")), _number(defect.get("feret_u_mm")),
-                None if area is None or not picture_mm2 else 100.0 * area / picture_mm2,
-                contrast, *box, features_of(defect, document, contrast).tobytes(),
+                None if area is None or not around.picture_mm2 else 100.0 * area / around.picture_mm2,
+                contrast, *box,
             )
         )  # fmt: skip
-    return rows
+        vectors.append(_components(defect, around, contrast))
+    features = np.array(vectors, np.float64).astype(np.float16)
+    return [(*row, vector.tobytes()) for row, vector in zip(rows, features, strict=True)]
 
 
 def _extent(defect: Mapping[str, Any]) -> float:
@@ -116,13 +119,27 @@ def _extent(defect: Mapping[str, Any]) -> float:
     return float(width * height)
 
 
-def _picture_mm2(document: Mapping[str, Any]) -> float:
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What is the same for every indication of a record; 0 where it is not known."""
+
+    picture_mm2: float
+    pixel_mm2: float
+    marked_mm2: float
+    crowd: float
+
+
+def _around(document: Mapping[str, Any]) -> _Around:
     working = document.get("working") or {}
     try:
         (width, height), (sx, sy) = working["size_px"], working["mm_per_px"]
-        return float(width * sx * height * sy)
+        pixel_mm2 = float(sx * sy)
+        picture_mm2 = width * height * pixel_mm2
     except (KeyError, TypeError, ValueError):
-        return 0.0
+        pixel_mm2 = picture_mm2 = 0.0
+    defects = document.get("defects") or ()
+    marked_mm2 = sum(_number(one.get("area_mm2")) or 0.0 for one in defects)
+    return _Around(picture_mm2, pixel_mm2, marked_mm2, 0.2 * math.log2(max(1, len(defects))))
 
 
 def features_of(
@@ -141,52 +158,43 @@ def features_of(
 
     All of it comes from the record but the contrast. Not covered: texture, and where on the part it lies.
     """
-    vector = np.zeros(len(FEATURES), np.float64)
+    return np.array(_components(defect, _around(document), contrast), np.float64).astype(np.float16)
+
+
+def _components(defect: Mapping[str, Any], around: _Around, contrast: float | None) -> tuple[float, ...]:
     area, feret = _number(defect.get("area_mm2")), _number(defect.get("feret_max_mm"))
-    _, _, width, height = (max(1, int(side)) for side in defect.get("bbox_px") or (0, 0, 1, 1))
+    _, _, width, height = defect.get("bbox_px") or (0, 0, 1, 1)
+    width, height = max(1, int(width)), max(1, int(height))
+    size = root = elongation = fill = 0.0
     if area and feret:
-        vector[0] = 0.5 * math.log2(max(feret, 1e-4))
-        vector[1] = 0.25 * math.log2(max(area, 1e-8))
-        vector[2] = min(2.0, 0.5 * math.log2(max(1.0, math.pi / 4 * feret * feret / area)))
-        pixel_mm2 = _pixel_mm2(document)
-        vector[4] = min(1.5, area / (width * height * pixel_mm2)) if pixel_mm2 else 0.0
-    vector[3] = max(-2.0, min(2.0, 0.5 * math.log2(width / height)))
-    vector[5] = 2.0 * (contrast or 0.0)
-    vector[6] = _number(defect.get("confidence")) or 0.0
-    vector[7] = _number(defect.get("p_known")) or 0.0
-    defects = document.get("defects") or (defect,)
-    vector[8] = 0.2 * math.log2(max(1, len(defects)))
-    whole = sum(_number(one.get("area_mm2")) or 0.0 for one in defects) if len(defects) <= MOST_ROWS else 0.0
-    vector[9] = (area or 0.0) / whole if whole else 0.0
-    vector[10:] = _TYPE_WEIGHT * _type_shares(defect)
-    return vector.astype(np.float16)
+        size, root = 0.5 * math.log2(max(feret, 1e-4)), 0.25 * math.log2(max(area, 1e-8))
+        elongation = min(2.0, 0.5 * math.log2(max(1.0, math.pi / 4 * feret * feret / area)))
+        fill = min(1.5, area / (width * height * around.pixel_mm2)) if around.pixel_mm2 else 0.0
+    aspect = max(-2.0, min(2.0, 0.5 * math.log2(width / height)))
+    share = (area or 0.0) / around.marked_mm2 if around.marked_mm2 else 0.0
+    shares = _type_shares(
+        defect.get("nearest_type") or defect["type"], defect.get("runner_up") or "", tuple(defect.get("alike") or ()),
+        bool(defect.get("known", defect["type"] != UNKNOWN_TYPE)),
+    )  # fmt: skip
+    return (
+        size, root, elongation, aspect, fill, 2.0 * (contrast or 0.0), _number(defect.get("confidence")) or 0.0,
+        _number(defect.get("p_known")) or 0.0, around.crowd, share, *shares,
+    )  # fmt: skip
 
 
-def _pixel_mm2(document: Mapping[str, Any]) -> float:
-    working = document.get("working") or {}
-    try:
-        sx, sy = working["mm_per_px"]
-        return float(sx * sy)
-    except (KeyError, TypeError, ValueError):
-        return 0.0
-
-
-def _type_shares(defect: Mapping[str, Any]) -> NDArray[np.float64]:
-    shares = np.zeros(len(_TYPES))
-    unknown = not defect.get("known", defect["type"] != UNKNOWN_TYPE)
-    weights = {defect.get("nearest_type") or defect["type"]: 1.0}
-    if defect.get("runner_up"):
-        weights[defect["runner_up"]] = _RUNNER_UP
-    for name in defect.get("alike") or ():
+@lru_cache(maxsize=4096)
+def _type_shares(nearest: str, runner_up: str, alike: tuple[str, ...], known: bool) -> tuple[float, ...]:
+    """A distribution over the types, by what the engine says of one indication."""
+    weights = {nearest: 1.0}
+    if runner_up:
+        weights[runner_up] = _RUNNER_UP
+    for name in alike:
         weights.setdefault(name, _ALIKE)
-    for name, weight in weights.items():
-        if name in _TYPE_INDEX:
-            shares[_TYPE_INDEX[name]] = weight
-    total = shares.sum()
-    if unknown:
-        shares[_TYPE_INDEX[UNKNOWN_TYPE]] = total or 1.0
-        total = shares.sum()
-    return shares / total if total else shares
+    shares = [weights.get(name, 0.0) for name in _TYPES]
+    if not known:
+        shares[-1] = sum(shares[:-1]) or 1.0
+    total = sum(shares)
+    return tuple(_TYPE_WEIGHT * share / total if total else 0.0 for share in shares)
 
 
 def contrasts_of(

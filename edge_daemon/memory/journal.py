@@ -25,7 +25,7 @@ from . import sessions
 from .backend import Backend
 from .chain import canonical_json
 from .rows import JournalEntry, OutboxMessage
-from .storing import Appender, NewRecord
+from .storing import Appender, NewRecord, prepare
 
 __all__ = ["Journal"]
 
@@ -38,6 +38,11 @@ class Journal:
         self._boot_id = _boot_id()
         self._session: int | None = None
         self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def name(self) -> str:
+        """Where the bank is, for people: a path, or a URL without its password."""
+        return self._db.name
 
     def close(self) -> None:
         """Close every connection. Safe to call twice; every later call on the bank raises StorageError (CLOSED)."""
@@ -133,11 +138,12 @@ class Journal:
             record.record_id, record.part_id, record.station, record.trigger_utc, str(record.outcome), record.result,
             record.document, pictures, pictures_bytes, self._session, now_utc, contrasts,
         )  # fmt: skip
+        prepared = prepare(new)
         with self._db.writing() as db:
             if db.execute("SELECT 1 FROM records WHERE record_id = ?", (record.record_id,)).fetchone() is not None:
                 return False
             chain = Appender(db)
-            chain.record(new)
+            chain.record(prepared)
             chain.finish()
             if topic is not None:
                 # The journal knows when the trigger was; a record without a ticket counts from now.

@@ -25,14 +25,24 @@ from .backend import Backend, Transaction
 from .chain import canonical_json
 from .finding import stored_record
 from .rows import FEEDBACK_VERDICTS, Chained, Feedback, Pattern, StoredRecord
-from .storing import Appender
+from .storing import EVERYWHERE, Appender
 
-__all__ = ["OWN_KINDS", "add_feedback", "edit_pattern", "feedback_rows", "mask_of", "notes", "patterns", "said"]
+__all__ = [
+    "OWN_KINDS",
+    "add_feedback",
+    "add_word",
+    "edit_pattern",
+    "feedback_rows",
+    "mask_of",
+    "notes",
+    "patterns",
+    "said",
+]
 
 #: Kinds of chained rows that the bank writes by itself.
 OWN_KINDS = frozenset(
-    {"record", "feedback", "pattern", "removed", "pictures_removed", "retention", "migrated", "session_started",
-     "session_ended"}
+    {"record", "feedback", "pattern", "removed", "pictures_removed", "retention", "migrated", "pushed",
+     "session_started", "session_ended"}
 )  # fmt: skip
 
 _LONGEST = 2000
@@ -65,24 +75,35 @@ def add_feedback(
         raise UsageError(f"there is no record {record_id}", code="NOT_FOUND", hint="'memory history' lists the records")
     who, why = said("who", who), said("why", why, needed=verdict != "confirm")
     _check(record, verdict, position, correct_type, mask)
-    png, mask_sha256 = None, None
+    png = None
     if mask is not None:
-        _check_mask(record, mask, mask_types)
         import cv2
 
+        _check_mask(record, mask, mask_types)
         png = cv2.imencode(".png", mask)[1].tobytes()
-        mask_sha256 = hashlib.sha256(png).hexdigest()
-    types = list(mask_types) if mask is not None else []
-    document = None if rejudged is None else canonical_json(rejudged)
-    at_utc = utc_now()
+    return add_word(
+        db, record_id, verdict, who=who, why=why, position=position, correct_type=correct_type, png=png,
+        mask_types=list(mask_types) if mask is not None else [],
+        rejudged=None if rejudged is None else canonical_json(rejudged), at_utc=utc_now(),
+    )  # fmt: skip
+
+
+def add_word(
+    db: Backend, record_id: str, verdict: str, *, who: str, why: str, position: int | None, correct_type: str | None,
+    png: bytes | None, mask_types: list[str], rejudged: str | None, at_utc: str,
+) -> Feedback:  # fmt: skip
+    """Store a word that makes sense. png: the corrected label image; rejudged: canonical JSON."""
+    record = stored_record(db, record_id)
+    mask_sha256 = None if png is None else hashlib.sha256(png).hexdigest()
     body = {
         "position": position, "verdict": verdict, "correct_type": correct_type, "mask_sha256": mask_sha256,
-        "mask_types": types, "record_sha256": record.sha256,
-        "rejudged_sha256": None if document is None else hashlib.sha256(document.encode()).hexdigest(),
+        "mask_types": mask_types, "record_sha256": None if record is None else record.sha256,
+        "rejudged_sha256": None if rejudged is None else hashlib.sha256(rejudged.encode()).hexdigest(),
     }  # fmt: skip
     with db.writing() as transaction:
         # The record could have gone since: retention holds the same writer.
-        if transaction.execute("SELECT 1 FROM records WHERE record_id = ?", (record_id,)).fetchone() is None:
+        there = transaction.execute("SELECT 1 FROM records WHERE record_id = ?", (record_id,)).fetchone()
+        if there is None or record is None:
             raise UsageError(f"record {record_id} has just been removed by retention", code="NOT_FOUND")
         chain = Appender(transaction)
         number = chain.note("feedback", record_id, who=who, why=why, body=body, at_utc=at_utc)
@@ -92,8 +113,8 @@ def add_feedback(
             transaction.execute("INSERT INTO masks VALUES (?, ?) ON CONFLICT (sha256) DO NOTHING", (mask_sha256, png))
         transaction.execute(
             f"INSERT INTO feedback ({_FEEDBACK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
-            (number, record_id, position, verdict, correct_type, who, why, at_utc, mask_sha256, json.dumps(types),
-             document),
+            (number, record_id, position, verdict, correct_type, who, why, at_utc, mask_sha256, json.dumps(mask_types),
+             rejudged),
         )  # fmt: skip
         _count(transaction, record, position, verdict, correct_type, 1)
     return feedback_rows(db, "number = ?", (number,))[0]
@@ -189,12 +210,12 @@ def _count(
     )
     named = correct_type if position is None else record.document["defects"][position]["type"]
     if named is not None:
-        db.execute(
+        db.executemany(
             f"INSERT INTO type_days (day, station, recipe, type, parts, passed, advisory, indications, area_mm2,"
             f" confidence_sum, confidence_n, {column}) VALUES (?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, ?)"
             " ON CONFLICT (day, station, recipe, type)"
             f" DO UPDATE SET {column} = type_days.{column} + excluded.{column}",
-            (day, record.station, record.recipe, named, step),
+            [(day, *whose, named, step) for whose in ((record.station, record.recipe), EVERYWHERE)],
         )
 
 

@@ -74,8 +74,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """What a run removed, or with ``dry_run`` would remove. bytes: of database pages and pictures, after the run (or
-    now). folders: picture folders that are gone or, in a run that leaves files alone, that the caller may remove."""
+    """What a run removed, or with ``dry_run`` would remove. used_bytes: of database and pictures, after it. folders:
+    picture folders that are gone or, in a run that leaves files alone, that the caller may remove. failed: records
+    that stay because their pictures cannot be deleted; trouble: the first of them, and why."""
 
     run: str
     dry_run: bool
@@ -84,6 +85,8 @@ class Cleaned:
     pictures_bytes: int
     used_bytes: int
     folders: tuple[str, ...] = ()
+    failed: int = 0
+    trouble: str = ""
 
 
 def clean(
@@ -101,6 +104,8 @@ def clean(
     progress: told how many records are done with. Raises StorageError; what was done until then stays done."""
     if db.read_only and not dry_run:
         raise StorageError(f"memory bank {db.name} was opened for reading only", code="READ_ONLY")
+    if policy.most_bytes is not None and not db.knows_use:
+        raise UsageError("a size cannot be kept on this database", hint="keep by days; its server knows its disk")
     run = _Run(db, policy, who, why, dry_run, stopped, progress, delete_files)
     return run.go()
 
@@ -112,16 +117,16 @@ def _before(days: float) -> str:
 
 def delete_pictures(folder: Path, record_id: str) -> int:
     """Delete a record's picture files and its folder; bytes freed. Touches no folder that is not named after the
-    record, no link, no folder inside and no file of another kind, whatever the database says."""
+    record, no link, no folder inside and no file of another kind, whatever the database says. Raises OSError for a file
+    that cannot be deleted."""
     if folder.name != record_id or folder.is_symlink() or not folder.is_dir():
         return 0
     freed = 0
     for path in folder.iterdir():
         if path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file() and not path.is_symlink():
             size = path.stat().st_size
-            with contextlib.suppress(OSError):
-                path.unlink()
-                freed += size
+            path.unlink(missing_ok=True)
+            freed += size
     with contextlib.suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()  # the day's, once it is empty
@@ -163,6 +168,7 @@ class _Run:
         self._id = str(uuid.uuid4())
         self._records = self._pictures = self._pictures_bytes = 0
         self._folders: list[str] = []
+        self._failed, self._trouble = 0, ""
         self._batch, self._batches = _LARGEST_BATCH if dry_run else _FIRST_BATCH, 0
         self._would_go: set[int] = set()  # of a dry run, which must count nothing twice
         self._would_lose_pictures: set[int] = set()
@@ -179,7 +185,7 @@ class _Run:
         if (self._records or self._pictures) and not self._dry_run:
             self._finish()
         return Cleaned(self._id, self._dry_run, self._records, self._pictures, self._pictures_bytes, self._used_bytes(),
-                       tuple(self._folders))  # fmt: skip
+                       tuple(self._folders), self._failed, self._trouble)  # fmt: skip
 
     def _finish(self) -> None:
         body = {
@@ -238,12 +244,12 @@ class _Run:
             after = rows[-1][0]
             rows = [row for row in rows if row[0] not in self._would_go]
             there = [row for row in rows if row[2] is not None and row[0] not in self._would_lose_pictures]
-            self._pictures_bytes += sum(self._drop_files(row) for row in there)
-            self._pictures += len(there)
+            kept = self._drop_files(there)
+            rows = [row for row in rows if row[0] not in kept]
             self._records += len(rows)
             if self._dry_run:
                 self._would_go.update(row[0] for row in rows)
-            else:
+            elif rows:
                 self._delete(rows)
             self._progress(self._records)
 
@@ -257,24 +263,32 @@ class _Run:
             rows = _as_many_as(rows, need, 0.0)
             after = rows[-1][0]
             rows = [row for row in rows if row[0] not in self._would_go | self._would_lose_pictures]
-            self._pictures_bytes += sum(self._drop_files(row) for row in rows)
-            self._pictures += len(rows)
+            kept = self._drop_files(rows)
+            rows = [row for row in rows if row[0] not in kept]
             if self._dry_run:
                 self._would_lose_pictures.update(row[0] for row in rows)
-            else:
+            elif rows:
                 self._mark(rows)
             self._progress(self._pictures)
 
-    def _drop_files(self, row: tuple[Any, ...]) -> int:
-        """Files first: a crash leaves a record without pictures, which the next run sees, and no forgotten folder."""
-        _, record_id, folder, size = row
-        if folder is None:
-            return 0
-        self._folders.append(folder)
-        known: int = size_of_pictures(folder) if size is None else size
-        if not self._dry_run and self._delete_files:
-            delete_pictures(Path(folder), record_id)
-        return known
+    def _drop_files(self, rows: list[tuple[Any, ...]]) -> set[int]:
+        """Files first: a crash leaves a record without pictures, which the next run sees, and no forgotten folder. The
+        numbers of those whose files cannot be deleted; they stay as they are, and the run goes on."""
+        kept = set()
+        for number, record_id, folder, size in rows:
+            known = size_of_pictures(folder) if size is None else size
+            try:
+                if not self._dry_run and self._delete_files:
+                    delete_pictures(Path(folder), record_id)
+            except OSError as error:
+                kept.add(number)
+                self._failed += 1
+                self._trouble = self._trouble or f"{folder}: {error.strerror or error}"
+                continue
+            self._folders.append(folder)
+            self._pictures += 1
+            self._pictures_bytes += known
+        return kept
 
     # ---------------------------------------------------------------- size
 

@@ -8,7 +8,8 @@ Everything that decides or proves something is in the audit chain (``chain.py``)
     record_groups             the few combinations of station, recipe, outcome and result, with their number of records
     record_types              which record has an indication of which type
     detections                a row per indication (the largest of a record, see indications.py), with a feature vector
-    performance, type_days    what is counted per day; kept when retention removes the records
+    performance, type_days    what is counted per day; kept when retention removes the records. Station and recipe ''
+                              in type_days: all of them
     sessions                  runs of the daemon
     feedback, masks           what people said about records; corrected label images
     patterns                  the user's own words about types of defects, in place of the shipped ones

@@ -60,6 +60,7 @@ class SqliteBackend:
     """
 
     lateral = False
+    knows_use = True
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool, busy_timeout_s: float) -> None:
         self.path = Path(path)

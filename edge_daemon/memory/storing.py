@@ -13,13 +13,17 @@ from typing import Any
 from ..records import UNKNOWN_TYPE
 from ..tickets import utc_now
 from .backend import Transaction
-from .chain import canonical_json, link, packed, record_fields
+from .chain import canonical_json, document_sha256, link, packed, record_fields
 from .indications import Figures, detection_rows, figures_of
 
-__all__ = ["Appender", "NewRecord"]
+__all__ = ["EVERYWHERE", "Appender", "NewRecord", "Prepared", "prepare"]
 
 _OUTCOME_COLUMNS = {"PASS": "pass_parts", "INCONCLUSIVE": "inconclusive", "FAIL": "fail",
                     "NOT_EVALUABLE": "not_evaluable"}  # fmt: skip
+
+
+#: Station and recipe of the rows of ``type_days`` that count all stations and recipes; no station has this name.
+EVERYWHERE = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +45,34 @@ class NewRecord:
     contrasts: Sequence[float | None] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A record and everything about it that can be worked out before the writer is held. sha256: of its canonical
+    JSON; packed: the same, compressed; detections: rows without the record's number."""
+
+    new: NewRecord
+    sha256: str
+    packed: bytes = field(repr=False)
+    figures: Figures
+    detections: list[tuple[Any, ...]] = field(repr=False)
+
+
+def prepare(new: NewRecord) -> Prepared:
+    """The slow part of storing a record. Raises ValueError or TypeError when its document is not JSON."""
+    document = canonical_json(new.document)
+    rows = detection_rows(new.document, new.contrasts)
+    return Prepared(new, document_sha256(document), packed(document), figures_of(new.document), rows)
+
+
 class Appender:
     """The end of the audit chain inside one transaction: append records and notes, then ``finish``.
 
     Until ``finish`` the stored end of the chain is the old one; a transaction without it must be rolled back.
     """
 
-    def __init__(self, db: Transaction, *, lock: str = "") -> None:
-        """lock: what makes the database hold other writers off the end of the chain (`` FOR UPDATE``), where it does
-        not do so by itself."""
+    def __init__(self, db: Transaction) -> None:
         self._db = db
-        head = db.execute(f"SELECT number, sha256, records, indications, pictures_bytes FROM chain{lock}").fetchone()
+        head = db.execute("SELECT number, sha256, records, indications, pictures_bytes FROM chain").fetchone()
         self.number: int = head[0]
         self.sha256: bytes = bytes(head[1])
         self._records, self._indications, self._pictures_bytes = head[2:]
@@ -60,11 +81,11 @@ class Appender:
         """Let the next row have this number, where it is not taken yet."""
         self.number = max(self.number, number - 1)
 
-    def record(self, new: NewRecord) -> int:
+    def record(self, record: NewRecord | Prepared) -> int:
         """Store a record with all that is found through it; its number. ValueError, TypeError: it is not JSON."""
         db, number, previous = self._db, self.number + 1, self.sha256
-        document = canonical_json(new.document)
-        figures = figures_of(new.document)
+        prepared = record if isinstance(record, Prepared) else prepare(record)
+        new, figures = prepared.new, prepared.figures
         columns: dict[str, Any] = {
             "record_id": new.record_id, "part_id": new.part_id, "station": new.station, "recipe": figures.recipe,
             "session": new.session, "trigger_utc": new.trigger_utc, "outcome": new.outcome, "result": new.result,
@@ -72,7 +93,7 @@ class Appender:
             "types": json.dumps(figures.types), "indications": figures.indications, "pictures": new.pictures,
             "created_utc": new.created_utc or utc_now(),
         }  # fmt: skip
-        sha256 = link("record", number, previous, record_fields(document=document, **columns))
+        sha256 = link("record", number, previous, record_fields(document_sha256=prepared.sha256, **columns))
         (group_id,) = db.execute(
             "INSERT INTO record_groups (station, recipe, outcome, result, records) VALUES (?, ?, ?, ?, 1)"
             " ON CONFLICT (station, recipe, outcome, result) DO UPDATE SET records = record_groups.records + 1"
@@ -85,8 +106,8 @@ class Appender:
             " sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*columns.values(), number, group_id, new.pictures_bytes, previous, sha256),
         )
-        db.execute("INSERT INTO documents VALUES (?, ?)", (number, packed(document)))
-        rows = detection_rows(number, new.document, new.contrasts)
+        db.execute("INSERT INTO documents VALUES (?, ?)", (number, prepared.packed))
+        rows = [(number, *row) for row in prepared.detections]
         if rows:
             types = [(name, group_id, number) for name in figures.types]
             db.executemany("INSERT INTO record_types VALUES (?, ?, ?)", types)
@@ -118,8 +139,9 @@ class Appender:
             self._db.executemany(
                 _upsert("type_days", ("day", "station", "recipe", "type"),
                         ("parts", "passed", "advisory", "indications", "area_mm2", "confidence_sum", "confidence_n")),
-                [(day, new.station, figures.recipe, name, 1, passed, int(figures.advisory), *sums_of)
-                 for name, sums_of in sorted(figures.by_type.items())],
+                [(day, *whose, name, 1, passed, int(figures.advisory), *sums_of)
+                 for name, sums_of in sorted(figures.by_type.items())
+                 for whose in ((new.station, figures.recipe), EVERYWHERE)],
             )  # fmt: skip
 
     def note(

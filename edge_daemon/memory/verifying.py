@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import StorageError, UsageError
 from .backend import Backend
-from .chain import link, record_fields, unpacked
+from .chain import document_sha256, link, record_fields, unpacked
 from .indications import detection_rows
 
 __all__ = ["Fault", "Removed", "Verified", "verify"]
@@ -260,7 +260,8 @@ class _Walk:
         fields = record_fields(
             record_id=record_id, part_id=part_id, station=station, recipe=recipe, session=session,
             trigger_utc=trigger_utc, outcome=outcome, result=result, advisory=advisory, reasons=reasons, types=types,
-            indications=indications, pictures=pictures, created_utc=created_utc, document=document,
+            indications=indications, pictures=pictures, created_utc=created_utc,
+            document_sha256=document_sha256(document),
         )  # fmt: skip
         return _Link(number, "record", *ends, link("record", number, ends[0], fields) == ends[1], row, document)
 
@@ -301,7 +302,7 @@ class _Walk:
                 stored.pop(one.number, None)
                 continue
             document = json.loads(one.document)
-            said = [(*row[:12], *row[13:17]) for row in detection_rows(one.number, document)]
+            said = [(one.number, *row[:11], *row[12:16]) for row in detection_rows(document)]
             if stored.pop(one.number, []) != said:
                 self._fault(one.number, "derived", f"the indications of record {one.row[3]} are not its document's")
             for name in json.loads(one.row[13]):

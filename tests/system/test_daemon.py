@@ -79,6 +79,19 @@ def test_the_planted_verdicts_reach_the_plc_and_the_memory(frames: list[Path], t
         else:
             folder = next((tmp_path / "pictures").glob(f"*/{document['record_id']}"))
             assert {path.name for path in folder.iterdir()} == {"frame.png", "labels.png", "highlight.png"}
+    with MemoryBank(rig.database, read_only=True) as bank:
+        (session,) = bank.sessions()
+        assert (session.ended, session.recipe, session.station) == ("stopped", documents[0]["recipe"], "demo")
+        stored = bank.history()
+        assert {one.session for one in stored} == {session.number}
+        marked = next(one for one in stored if one.types == ("crack",))
+        (crack,) = bank.indications(marked.number)
+        assert crack.contrast is not None
+        assert 0 < abs(crack.contrast) < 0.5
+        assert bank.stats().pictures_bytes > 10_000
+        verified = bank.verify()
+        assert verified.ok, verified.faults
+        assert rig.events("session_end")[0]["chain"] == verified.head, "the journal knows the end of the chain"
 
 
 def test_a_daemon_killed_in_the_middle_of_a_part_rejects_it_and_records_it_later(rig: Rig) -> None:

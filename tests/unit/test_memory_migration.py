@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,6 +140,18 @@ def test_a_reader_does_not_migrate_and_says_who_does(old: Path) -> None:
     assert old.read_bytes() == before
 
 
+def test_the_preflight_leaves_it_to_the_daemon(old: Path) -> None:
+    """``check`` may run beside a daemon of the older program, under which the tables must not be changed."""
+    from edge_daemon.check import _disk
+
+    before = old.read_bytes()
+    memory = SimpleNamespace(database=old, pictures=old.parent, min_free_bytes=0)
+    assert "brings it up to date" in _disk(SimpleNamespace(memory=memory))  # type: ignore[arg-type]
+    assert old.read_bytes() == before
+    MemoryBank(old).close()
+    assert "can be written" in _disk(SimpleNamespace(memory=memory))  # type: ignore[arg-type]
+
+
 def test_a_migration_that_fails_leaves_the_old_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = sqlite3.connect(old)
     db.execute("UPDATE records SET document = 'no JSON' WHERE number = 5")
@@ -155,3 +169,10 @@ def test_a_migration_that_fails_leaves_the_old_file(old: Path, monkeypatch: pyte
     db.close()
     with MemoryBank(old) as bank:
         assert bank.verify().records == 4
+
+
+def test_every_table_is_described() -> None:
+    tables = [statement.split()[2] for statement in schema.statements() if statement.startswith("CREATE TABLE")]
+    assert len(tables) == 17
+    for table in tables:
+        assert re.search(rf"^    .*\b{table}\b", schema.__doc__ or "", re.MULTILINE), table

@@ -198,6 +198,28 @@ def test_a_run_can_be_stopped_and_goes_on_later(line: Line) -> None:
     assert line.bank.clean(Policy(records_days=30), who="test").records == 60 - done.records
 
 
+def test_pictures_that_cannot_be_deleted_keep_their_record(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's file must not be forgotten on the disk; the others go all the same."""
+    ids = [line.store(100) for _ in range(3)]
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == ids[1]:
+            raise PermissionError(13, "Permission denied")
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for policy in (Policy(pictures_days=30), Policy(records_days=30)):
+        done = line.bank.clean(policy, who="test")
+        assert done.failed == 1
+        assert "Permission denied" in done.trouble
+    assert line.with_pictures() == [2]
+    assert line.left() == [2]
+    monkeypatch.setattr(Path, "unlink", real)
+    assert line.bank.clean(Policy(records_days=30), who="test").records == 1
+    assert line.bank.verify().ok
+
+
 def test_pictures_that_are_gone_already_are_marked(line: Line) -> None:
     """A crash after the files were deleted and before that was noted."""
     line.store(100)

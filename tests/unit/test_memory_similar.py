@@ -148,9 +148,9 @@ def test_what_is_not_there_is_named(bank: MemoryBank) -> None:
 def test_a_picture_of_dust_makes_no_more_rows_than_the_line_can_bear() -> None:
     defects = [defect(size_mm=1 + n / 1000) for n in range(1000)]
     defects[3] = defect("unknown", 0.1)
-    rows = detection_rows(1, {"defects": defects, "working": WORKING})
+    rows = detection_rows({"defects": defects, "working": WORKING})
     assert len(rows) == MOST_ROWS
-    positions = [row[1] for row in rows]
+    positions = [row[0] for row in rows]
     assert positions == sorted(positions)
     assert positions[0] == 3, "an unknown one is kept whatever its size"
     assert positions[1:] == list(range(1000 - MOST_ROWS + 1, 1000)), "then the largest"
