@@ -21,6 +21,7 @@ from ..resources import data_folder, engine_folder
 from ..segment.bundle import Bundle, load
 from ..segment.protocol import Engine
 from ..segment.registry import open_engine
+from ..settings import Settings
 from ..standards import Standard, find_standard, list_standards, load_standard
 from .options import StationOptions
 
@@ -92,12 +93,17 @@ class Choices:
         return {folder.name: folder for folder in folders}
 
     def recipes(self) -> dict[str, Path]:
-        """Recipe files by the name of the file; a second one of the same name gets a number."""
+        """Recipe files by the name inside; a second one of the same name gets a number. One that cannot be read keeps
+        its place under the file's name: choosing it says what is wrong with it."""
         found: dict[str, Path] = {}
         for path in self._options.recipes:
-            name, number = path.stem, 2
+            try:
+                base = str(Settings.load(path).text("name"))
+            except EdgeError:
+                base = path.stem
+            name, number = base, 2
             while name in found:
-                name, number = f"{path.stem} ({number})", number + 1
+                name, number = f"{base} ({number})", number + 1
             found[name] = path
         return found
 

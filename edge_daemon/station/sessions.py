@@ -138,7 +138,7 @@ class Throttle:
         """Seconds until somebody may try again; 0 at once."""
         with self._lock:
             now_s = self.clock()
-            return max((self._failures[key].until_s - now_s for key in keys if key in self._failures), default=0.0)
+            return max(0.0, *(self._failures[key].until_s - now_s for key in keys if key in self._failures), 0.0)
 
     def failed(self, *keys: str) -> None:
         """One more wrong try."""

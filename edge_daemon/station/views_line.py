@@ -101,9 +101,12 @@ async def history(request: Request) -> Response:
             kept = {name: value for name, value in given.items() if value}
             following = "/history?" + urlencode({**kept, "source": source, "before": found.before})
     asked = urlencode({name: value for name, value in {**given, "source": source}.items() if value})
-    shown = {"records": records, "given": given, "source": source, "following": following, "missing": shelf is None}
-    lists = {"outcomes": [str(one) for one in Outcome], "types": (*TYPE_IDS, "unknown"), "papers": PAPER_NAMES}
-    return render(request, "history.html", **shown, **lists, asked=asked)
+    shown: dict[str, Any] = {
+        "records": records, "given": given, "source": source, "following": following, "missing": shelf is None,
+        "outcomes": [str(one) for one in Outcome], "types": (*TYPE_IDS, "unknown"), "papers": PAPER_NAMES,
+        "asked": asked,
+    }  # fmt: skip
+    return render(request, "history.html", **shown)
 
 
 @needs("inspector")

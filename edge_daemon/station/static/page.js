@@ -53,7 +53,7 @@ function startViewer() {
   const stage = viewer.querySelector(".stage"), sheet = viewer.querySelector(".sheet-of-pixels");
   const mark = viewer.querySelector(".mark"), readout = document.getElementById("readout");
   const width = Number(viewer.dataset.width), height = Number(viewer.dataset.height);
-  let zoom = 1, x = 0, y = 0, grip = null;
+  let zoom = 1, x = 0, y = 0, grip = null, marked = null;
   const help = readout.textContent;
 
   const fitted = () => Math.min(stage.clientWidth / width, stage.clientHeight / height);
@@ -66,7 +66,11 @@ function startViewer() {
     y = height * zoom <= down ? (down - height * zoom) / 2 : Math.min(0, Math.max(down - height * zoom, y));
     sheet.style.transform = `translate(${x}px, ${y}px) scale(${zoom})`;
     sheet.classList.toggle("pixels", zoom >= 2);
-    mark.style.outlineWidth = `${2 / zoom}px`;
+    if (marked) {
+      const pad = 4;
+      Object.assign(mark.style, { left: `${x + marked[0] * zoom - pad}px`, top: `${y + marked[1] * zoom - pad}px`,
+                                  width: `${marked[2] * zoom + 2 * pad}px`, height: `${marked[3] * zoom + 2 * pad}px` });
+    }
   }
 
   function zoomTo(value, atX = stage.clientWidth / 2, atY = stage.clientHeight / 2) {
@@ -143,15 +147,14 @@ function startViewer() {
   for (const one of document.querySelectorAll("button[data-box]")) {
     one.addEventListener("click", () => {
       const [left, top, across, down] = one.dataset.box.split(" ").map(Number);
-      const pad = 3;
-      Object.assign(mark.style, { left: `${left - pad}px`, top: `${top - pad}px`, width: `${across + 2 * pad}px`,
-                                  height: `${down + 2 * pad}px` });
+      marked = [left, top, across, down];
       mark.hidden = false;
       zoom = Math.min(12, Math.max(fitted(), Math.min(stage.clientWidth, stage.clientHeight) / (4 * Math.max(across, down, 12))));
       x = stage.clientWidth / 2 - (left + across / 2) * zoom;
       y = stage.clientHeight / 2 - (top + down / 2) * zoom;
       place();
-      stage.focus({ preventScroll: false });
+      stage.focus({ preventScroll: true });
+      stage.scrollIntoView({ block: "nearest" });
     });
   }
   new ResizeObserver(() => { if (zoom <= fitted() * 1.01) fit(); else place(); }).observe(stage);
