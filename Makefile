@@ -26,7 +26,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(VENV)/bin/python setup.cfg pyproject.toml
 	@echo "==> installing edge-daemon with camera emulation (about 250 MB, once)"
-	@$(PIP) -e '.[basler]' || { echo "==> no pypylon for this machine: the demo uses a watched folder"; $(PIP) -e .; }
+	@$(PIP) -e '.[basler,station]' || { echo "==> no pypylon for this machine: the demo uses a watched folder"; $(PIP) -e '.[station]'; }
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml

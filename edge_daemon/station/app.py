@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -129,6 +130,22 @@ def _check_tls(options: StationOptions) -> None:
         ) from None
 
 
+class _Server(uvicorn.Server):
+    """Told to stop, it stops and is done; uvicorn's own would end the process by that very signal afterwards."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 class PageServer:
     """The page on its port. ``run`` serves until a signal; as a context manager it serves in a thread (tests, demo).
 
@@ -149,7 +166,7 @@ class PageServer:
                 f"{options.host}:{options.port} cannot be used for the page: {error.strerror or error}",
                 code="PORT", hint="is it running already? Else choose another --port",
             ) from error  # fmt: skip
-        self._server = uvicorn.Server(uvicorn.Config(
+        self._server = _Server(uvicorn.Config(
             self._app, log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
             ssl_certfile=options.tls_cert, ssl_keyfile=options.tls_key, limit_concurrency=100, timeout_keep_alive=15,
             timeout_graceful_shutdown=_STOP_TIMEOUT_S, backlog=128, ws="none", h11_max_incomplete_event_size=32 << 10,

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from ..images import load_picture
 from ..memory import StoredRecord
+from ..records import Outcome
 from .reading import file_name
 from .report import PAPER_NAMES, report_of
 from .report.content import report_content
@@ -46,11 +47,13 @@ async def record_page(request: Request) -> Response:
     source, found, folder = await _record(request)
     words = words_of(request)
     there = [name for name, file in _PICTURES.items() if folder is not None and (folder / file).is_file()]
+    looked = found.outcome is not Outcome.NOT_EVALUABLE or found.document["defects"]
+    layers = [name for name in ("highlight", "original", "heat") if name in there and (looked or name == "original")]
     size = await to_thread.run_sync(_size_px, folder)
     content = report_content(found.document, {}, words)
     previous = found.document.get("again")
     return render(
-        request, "record.html", **content, source=source, record=found, there=there, size=size,
+        request, "record.html", **content, source=source, record=found, there=there, layers=layers, size=size,
         boxes=[one["bbox_px"] for one in found.document["defects"]],
         image_name=file_name(found.document.get("image")), previous=previous, languages=LANGUAGES, papers=PAPER_NAMES,
     )  # fmt: skip
