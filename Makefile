@@ -14,7 +14,8 @@ TEST_ARGS ?=
 # What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus postgresql gir1.2-aravis-0.8 libgirepository1.0-dev \
 	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
-	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1
+	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1 \
+	chromium
 
 .PHONY: demo soak test bench study wheel lint clean system-packages
 .DEFAULT_GOAL := demo
@@ -26,7 +27,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(VENV)/bin/python setup.cfg pyproject.toml
 	@echo "==> installing edge-daemon with camera emulation (about 250 MB, once)"
-	@$(PIP) -e '.[basler]' || { echo "==> no pypylon for this machine: the demo uses a watched folder"; $(PIP) -e .; }
+	@$(PIP) -e '.[basler,station]' || { echo "==> no pypylon for this machine: the demo uses a watched folder"; $(PIP) -e '.[station]'; }
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml

@@ -50,7 +50,19 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; tests walk it to compare it with the documentation."""
-    from . import calibrating, engines, inspecting, lines, references, replaying, reporting, standards, stores, training
+    from . import (
+        calibrating,
+        engines,
+        inspecting,
+        lines,
+        paging,
+        references,
+        replaying,
+        reporting,
+        standards,
+        stores,
+        training,
+    )
 
     parser = _Parser(
         prog="edge-daemon",
@@ -59,7 +71,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-daemon {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    rooms = (lines, inspecting, replaying, reporting, standards, calibrating, references, engines, stores, training)
+    rooms = (
+        lines,
+        inspecting,
+        replaying,
+        reporting,
+        standards,
+        calibrating,
+        references,
+        engines,
+        stores,
+        paging,
+        training,
+    )
     for room in rooms:
         room.register(commands)
     return parser

@@ -26,7 +26,7 @@ def register(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="the whole line on this machine, with simulated castings",
-        description="A simulated conveyor of aluminium castings: camera, engine, judge, PLC, broker, memory, metrics.",
+        description="A simulated conveyor of aluminium castings: camera, engine, judge, PLC, broker, memory, page.",
         epilog="example: edge-daemon demo --parts 60 --rate 60/min",
     )
     demo.add_argument("--parts", type=_whole(1, 1_000_000), default=60, metavar="N", help="how many parts (60)")
@@ -35,6 +35,10 @@ def register(commands: Any) -> None:
     demo.add_argument("--camera", default="auto", choices=["auto", "basler", "folder"],
                       help="Basler emulation where pypylon is installed, else a watched folder")  # fmt: skip
     demo.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="where pictures and logs go")
+    demo.add_argument("--no-page", action="store_true", help="do not start the page")
+    demo.add_argument(
+        "--stay", action="store_true", help="keep line and page running after the last part, until Ctrl-C"
+    )
     add_common(demo)
     demo.set_defaults(run=_demo)
 
@@ -82,6 +86,8 @@ def _demo(args: argparse.Namespace) -> int:
         driver=args.driver,
         camera=args.camera,
         out=args.out,
+        page=not args.no_page,
+        stay=args.stay,
         show=lambda text: print(text, file=sys.stderr if args.json else sys.stdout, flush=True),
     )
     emit(report.document(), report.text(), as_json=args.json)

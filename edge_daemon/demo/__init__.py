@@ -1,9 +1,10 @@
 """``edge-daemon demo``: the whole line on one machine, with nothing to plug in.
 
 Real are the daemon and the line process (started as ``edge-daemon run`` starts them), the serial protocol over a
-pseudo-terminal, the broker, the memory bank, /metrics. Played are the conveyor (simulated castings), the camera (Basler
-emulation where pypylon is installed, else a folder into which frames fall) and the PLC. Four independent counts are
-compared at the end: the device's records, what the PLC let through, what a broker subscriber received, /metrics.
+pseudo-terminal, the broker, the memory bank, /metrics, the page. Played are the conveyor (simulated castings), the
+camera (Basler emulation where pypylon is installed, else a folder into which frames fall) and the PLC. Four independent
+counts are compared at the end: the device's records, what the PLC let through, what a broker subscriber received,
+/metrics.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ..simulator import conveyor_part
 from ..testing.broker import Broker
 from ..testing.rig import TOPIC_ROOT, Rig
 from ..testing.virtual_plc import PlcCounts, VirtualPlc
+from .page import DemoPage
 
 __all__ = ["DemoReport", "run"]
 
@@ -192,11 +194,13 @@ def _choose_camera(asked: str) -> str:
 
 
 def run(
-    *, parts: int, rate_per_min: float, driver: str, camera: str, out: Path, show: Callable[[str], None]
-) -> DemoReport:
+    *, parts: int, rate_per_min: float, driver: str, camera: str, out: Path, show: Callable[[str], None],
+    page: bool = True, stay: bool = False,
+) -> DemoReport:  # fmt: skip
     """Run the line for ``parts`` parts and compare the four counts. Ctrl-C ends it cleanly at any moment.
 
-    out: a folder; each run gets its own inside. show: takes the lines of the live table. Raises EdgeError.
+    out: a folder; each run gets its own inside. show: takes the lines of the live table. page: start the page as well;
+    stay: keep line and page running after the last part until Ctrl-C. Raises EdgeError.
     """
     camera = _choose_camera(camera)
     work = make_folder((out / datetime.now().strftime("run-%Y%m%d-%H%M%S")).resolve())
@@ -210,19 +214,35 @@ def run(
         show(f"starting the daemon: {camera} camera, {driver} PLC, {broker.kind} broker on port {broker.port} ...")
         rig.start_daemon()
         table = _Table(show)
-        with contextlib.closing(_Subscriber(broker, table.result)) as subscriber, rig.plc() as plc:
+        beside = DemoPage(rig.config_path, f"http://127.0.0.1:{rig.metrics_port}", work / "page") if page else None
+        with (
+            beside or contextlib.nullcontext(),
+            contextlib.closing(_Subscriber(broker, table.result)) as subscriber,
+            rig.plc() as plc,
+        ):
             if not plc.wait_ready(15.0):
                 raise UnavailableError("the device did not become Ready", hint=f"see {rig.log_path}")
             engine = next(iter(rig.samples("edge_engine_info")), "")
             show(f"running {parts} parts at {rate_per_min:g} a minute; see http://127.0.0.1:{rig.metrics_port}/metrics")
+            if beside is not None:
+                show(f"the page: {beside.url}" if beside.url else beside.why)
             table.head()
             rss_mb, counts = _run_belt(plc, rig, parts, rate_per_min, show)
             _drain(rig, subscriber, counts)
             metrics = _metrics_counts(rig)
+            if stay and beside is not None and beside.url:
+                _wait_for_ctrl_c(show, beside.url)
             daemon_exit = rig.stop_daemon()
         setup = f"{camera} camera, {broker.kind} broker, {engine}"
         # None: it was never started, which cannot be here; no reason to call it a clean stop.
         return _report(work, counts, subscriber, metrics, rss_mb, setup, -1 if daemon_exit is None else daemon_exit)
+
+
+def _wait_for_ctrl_c(show: Callable[[str], None], url: str) -> None:
+    """The belt stands still, the line and the page run on."""
+    show(f"all parts are done; the page stays at {url} until Ctrl-C")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def _run_belt(

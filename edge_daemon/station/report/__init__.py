@@ -12,39 +12,23 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from ...errors import UsageError
+from ..templating import template
 from ..words import Words
 from .content import report_content
 from .figures import Figure, figures_of
 
-__all__ = ["PAPER_NAMES", "Report", "report_of", "template"]
+__all__ = ["PAPER_NAMES", "Report", "report_of"]
 
 #: Papers a report can be printed on.
 PAPER_NAMES = ("a4", "letter")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("edge_daemon.station"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-
-
-def template(name: str) -> jinja2.Template:
-    """A template of this room; a name that it uses and nobody gives is an error."""
-    return _environment().get_template(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...images import highlight
 
-__all__ = ["MOST_PX", "Figure", "encoded", "figures_of"]
+__all__ = ["MOST_PX", "Figure", "encoded", "figures_of", "shown_8bit"]
 
 MOST_PX = 1400
 _MOST_NUMBERS = 60
@@ -58,7 +58,7 @@ def figures_of(
     """
     figures = {}
     if pixels is not None:
-        shown, stretched = _shown(pixels)
+        shown, stretched = shown_8bit(pixels)
         small = _smaller(shown)
         figures["original"] = _photo("original", small, shown, stretched)
         # A picture that was refused unseen has no marks to show; an unmarked one would read as "nothing found".
@@ -92,7 +92,7 @@ def _photo(name: str, picture: Picture, whole: Picture, stretched: tuple[int, in
     return Figure(name, encoded(picture, "JPEG"), "image/jpeg", size, shown, stretched)
 
 
-def _shown(pixels: NDArray[Any]) -> tuple[Picture, tuple[int, int] | None]:
+def shown_8bit(pixels: NDArray[Any]) -> tuple[Picture, tuple[int, int] | None]:
     """8 bits for the eye."""
     if pixels.dtype == np.uint8:
         return pixels, None

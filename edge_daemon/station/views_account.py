@@ -1,0 +1,207 @@
+"""Who is here: login and logout, users, looks; and the system behind the page."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from typing import Any
+
+import cv2
+import numpy as np
+import starlette
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .. import __version__
+from ..errors import EdgeError
+from ..recipe import load_recipe
+from ..segment.bundle import load
+from .users import ROLES, Users
+from .web import (
+    PREFERENCES,
+    THEMES,
+    Refused,
+    form_of,
+    look_of,
+    needs,
+    redirect,
+    render,
+    services,
+    session_of,
+    set_session,
+    text_of,
+)
+from .words import LANGUAGES
+
+__all__ = ["audit", "login", "logout", "look", "system", "users"]
+
+#: scrypt takes 32 MiB a try.
+_HASHING = CapacityLimiter(2)
+
+
+async def login(request: Request) -> Response:
+    """Name and password. What was wrong is not said; after three tries one has to wait."""
+    own = services(request)
+    if own.users is None:
+        raise Refused(404, "refused.404")
+    if request.method != "POST":
+        return render(request, "login.html", failed=False, wait_s=0)
+    form = await form_of(request, most_bytes=16 << 10)
+    name, password = text_of(form, "name", 64), form.get("password", "")
+    address = request.client.host if request.client else ""
+    keys = (f"name {name}", f"address {address}")
+    wait_s = own.throttle.wait_s(*keys)
+    if wait_s > 0:
+        return render(request, "login.html", status=429, failed=True, wait_s=round(wait_s + 0.5))
+    user = None
+    if isinstance(password, str):
+        user = await to_thread.run_sync(own.users.check, name, password, limiter=_HASHING)
+    if user is None:
+        own.throttle.failed(*keys)
+        await to_thread.run_sync(lambda: own.audit.note("login_failed", name or "-", who=address or "-"))
+        return render(request, "login.html", status=403, failed=True, wait_s=0)
+    own.throttle.succeeded(*keys)
+    await to_thread.run_sync(lambda: own.audit.note("login", user.name, who=user.name, body={"address": address}))
+    cookie, _ = own.sessions.open(user.name, user.role)
+    return set_session(redirect("/"), own.options, cookie)
+
+
+@needs("operator")
+async def logout(request: Request) -> Response:
+    """End this session."""
+    own, session = services(request), session_of(request)
+    await form_of(request)
+    own.sessions.close(session.key)
+    if own.users is not None:
+        await to_thread.run_sync(lambda: own.audit.note("logout", session.user, who=session.user))
+    return set_session(redirect("/login" if own.users is not None else "/"), own.options, None)
+
+
+@needs("operator")
+async def look(request: Request) -> Response:
+    """Language and theme, kept in a cookie; back to where one was."""
+    form = await form_of(request)
+    language, theme = look_of(request.headers)
+    asked_language, asked_theme = text_of(form, "language"), text_of(form, "theme")
+    language = asked_language if asked_language in LANGUAGES else language
+    theme = asked_theme if asked_theme in THEMES else theme
+    back = text_of(form, "back", 2000)
+    response = redirect(back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/")
+    response.set_cookie(PREFERENCES, f"{language}.{theme}", max_age=365 * 86400, path="/", httponly=True,
+                        secure=services(request).options.tls, samesite="strict")  # fmt: skip
+    return response
+
+
+# ---------------------------------------------------------------- users
+
+
+def _users(request: Request) -> Users:
+    found = services(request).users
+    if found is None:
+        raise Refused(404, "refused.404")
+    return found
+
+
+@needs("administrator")
+async def users(request: Request) -> Response:
+    """Add, change and remove users; each change stands in the audit trail with who and why."""
+    known, own, session = _users(request), services(request), session_of(request)
+    error: EdgeError | None = None
+    if request.method == "POST":
+        form = await form_of(request, most_bytes=16 << 10)
+        do, name, role = text_of(form, "do"), text_of(form, "name", 64), text_of(form, "role")
+        why, password = text_of(form, "why"), form.get("password", "")
+        try:
+            if not isinstance(password, str):
+                raise Refused(400, "refused.form")
+            await to_thread.run_sync(_change, known, do, name, role, password, limiter=_HASHING)
+            own.audit.note(f"user_{do}", name, who=session.user, why=why, body={"role": role} if role else {})
+            if do != "add":
+                own.sessions.close_user(name)
+            return redirect("/users")
+        except EdgeError as caught:
+            error = caught
+    return render(request, "users.html", status=400 if error else 200, users=known.list(), roles=ROLES, error=error)
+
+
+def _change(known: Users, do: str, name: str, role: str, password: str) -> None:
+    if do == "add":
+        known.add(name, role, password)
+    elif do == "role":
+        known.change(name, role=role)
+    elif do == "password":
+        known.change(name, password=password)
+    elif do == "remove":
+        known.remove(name)
+    else:
+        raise Refused(400, "refused.form")
+
+
+@needs("administrator")
+async def audit(request: Request) -> Response:
+    """The last lines of the audit trail, and whether all of them are what was written."""
+    trail = services(request).audit
+
+    def look_at() -> tuple[Any, int, EdgeError | None]:
+        try:
+            return trail.newest(200), trail.verify(), None
+        except EdgeError as error:
+            return [], 0, error
+
+    entries, count, error = await to_thread.run_sync(look_at)
+    return render(request, "audit.html", entries=entries, count=count, error=error)
+
+
+# ---------------------------------------------------------------- system
+
+
+@needs("operator")
+async def system(request: Request) -> Response:
+    """Versions, hashes, hardware, engines, calibrations, banks."""
+    return render(request, "system.html", **await to_thread.run_sync(_system, request))
+
+
+def _system(request: Request) -> dict[str, Any]:
+    own = services(request)
+    engines = []
+    for name, folder in own.choices.engines().items():
+        try:
+            bundle = load(folder)
+            claims = bundle.certificate.get("claims")
+            engines.append((name, bundle.sha256, str(bundle.manifest.get("version", "")),
+                            None if claims is None else str(claims.get("sentence", "")), ""))  # fmt: skip
+        except EdgeError as error:
+            engines.append((name, "", "", None, str(error)))
+    calibrations = []
+    for name, path in own.choices.recipes().items():
+        try:
+            recipe = load_recipe(path)
+        except EdgeError as error:
+            calibrations.append((name, "", "", str(error)))
+            continue
+        calibration = recipe.calibration
+        calibrations.append((name, recipe.sha256, "" if calibration is None else calibration.expires_utc, ""))
+    line = own.banks.line
+    return {
+        "versions": [("edge-daemon", __version__), ("Python", platform.python_version()), ("NumPy", np.__version__),
+                     ("OpenCV", cv2.__version__), ("Starlette", starlette.__version__), ("Linux", platform.release())],
+        "hardware": [("machine", platform.machine()), ("cpus", str(os.cpu_count())), ("memory", _memory()),
+                     ("executable", os.path.basename(sys.executable))],
+        "engines": engines,
+        "calibrations": calibrations,
+        "banks": [("line", None if line is None else line.stats()), ("page", own.banks.page.stats())],
+        "free_bytes": shutil.disk_usage(own.banks.data).free,
+        "waiting": own.bench.pending(),
+        "open_sessions": own.sessions.count(),
+        "backend": own.options.backend,
+    }  # fmt: skip
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (ValueError, OSError):
+        return "–"

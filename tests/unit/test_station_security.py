@@ -1,0 +1,407 @@
+"""Who may do what on the page: sessions, users, limits, origins, headers, the audit trail."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from edge_daemon.errors import ConfigError, IntegrityError, UsageError
+from edge_daemon.station.app import PageServer, make_app
+from edge_daemon.station.audit import AuditTrail
+from edge_daemon.station.options import StationOptions, is_loopback
+from edge_daemon.station.sessions import RateLimiter, Sessions, Throttle
+from edge_daemon.station.users import Users, may
+
+PASSWORD = "a sentence of its own"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+# ---------------------------------------------------------------- sessions and limits
+
+
+def test_a_session_ends_when_idle_when_old_and_when_closed() -> None:
+    clock = Clock()
+    sessions = Sessions(clock)
+    cookie, session = sessions.open("ann", "inspector")
+    assert sessions.find(cookie) is session and sessions.find("another") is None and sessions.find(None) is None
+    clock.now_s += 7 * 3600
+    assert sessions.find(cookie) is session
+    clock.now_s += 9 * 3600
+    assert sessions.find(cookie) is None, "idle for too long"
+    cookie, _ = sessions.open("ann", "inspector")
+    for _ in range(5):
+        clock.now_s += 5 * 3600
+        last = sessions.find(cookie)
+    assert last is None, "a day is the longest"
+    cookie, session = sessions.open("ann", "inspector")
+    sessions.close_user("ann")
+    assert sessions.find(cookie) is None
+
+
+def test_sessions_do_not_fill_the_memory() -> None:
+    clock = Clock()
+    sessions = Sessions(clock)
+    first, _ = sessions.open("ann", "operator")
+    for _ in range(600):
+        clock.now_s += 1
+        sessions.open("bob", "operator")
+    assert sessions.count() == 500 and sessions.find(first) is None
+
+
+def test_a_bucket_empties_and_fills_for_each_asker_alone() -> None:
+    clock = Clock()
+    limiter = RateLimiter(3, 1.0, most_keys=2, clock=clock)
+    assert [limiter.allows("a") for _ in range(4)] == [True, True, True, False]
+    assert limiter.allows("b")
+    clock.now_s += 2.0
+    assert [limiter.allows("a") for _ in range(3)] == [True, True, False]
+    limiter.allows("c")
+    limiter.allows("d")
+    assert len(limiter._buckets) == 2
+
+
+def test_wrong_passwords_cost_more_and_more_time() -> None:
+    clock = Clock()
+    throttle = Throttle(clock)
+    for _ in range(3):
+        throttle.failed("name ann")
+    assert throttle.wait_s("name ann") == 0.0
+    throttle.failed("name ann")
+    assert throttle.wait_s("name ann", "address x") == 2.0
+    for _ in range(20):
+        throttle.failed("name ann")
+    assert throttle.wait_s("name ann") == 900.0
+    throttle.succeeded("name ann")
+    assert throttle.wait_s("name ann") == 0.0
+
+
+# ---------------------------------------------------------------- users
+
+
+def test_users_are_kept_as_hashes_that_only_their_owner_may_read(tmp_path: Path) -> None:
+    users = Users(tmp_path / "users.json")
+    users.add("ann", "administrator", PASSWORD)
+    text = (tmp_path / "users.json").read_text()
+    assert PASSWORD not in text
+    assert stat.S_IMODE((tmp_path / "users.json").stat().st_mode) == 0o600
+    again = Users(tmp_path / "users.json")
+    found = again.check("ann", PASSWORD)
+    assert found is not None and found.role == "administrator"
+    assert again.check("ann", PASSWORD + "x") is None and again.check("bob", PASSWORD) is None
+
+
+def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    users = Users(tmp_path / "users.json")
+    users.add("ann", "administrator", PASSWORD)
+    before = (tmp_path / "users.json").read_bytes()
+    for change in (
+        lambda: users.add("ann", "operator", PASSWORD), lambda: users.add("bob", "king", PASSWORD),
+        lambda: users.add("../x", "operator", PASSWORD), lambda: users.add("bob", "operator", "short"),
+        lambda: users.change("ann", role="operator"), lambda: users.remove("ann"), lambda: users.remove("bob"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError):
+            change()
+    assert (tmp_path / "users.json").read_bytes() == before
+    users.add("bob", "administrator", PASSWORD)
+    users.change("ann", role="operator")
+    users.remove("ann")
+    assert [one.name for one in users.list()] == ["bob"]
+
+
+@pytest.mark.parametrize("change", [{"n": 2}, {"role": "king"}, {"salt": ""}, {"name": "../x"}, {"extra": 1}])
+def test_a_file_of_users_that_was_tampered_with_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "users.json"
+    Users(path).add("ann", "administrator", PASSWORD)
+    document = json.loads(path.read_text())
+    document["users"][0].update(change)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="no file of users"):
+        Users(path)
+
+
+def test_roles_build_on_each_other() -> None:
+    assert may("administrator", "operator") and may("inspector", "inspector") and not may("operator", "inspector")
+
+
+# ---------------------------------------------------------------- audit
+
+
+def test_the_trail_finds_a_line_that_was_changed_removed_or_put_in(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    trail = AuditTrail(path)
+    for number in range(5):
+        trail.note("login", f"user{number}", who="ann", why="שלום")
+    assert trail.verify() == 5
+    assert AuditTrail(path).head == trail.head
+    lines = path.read_text().splitlines(keepends=True)
+    for broken in (
+        [lines[0].replace("user0", "user9"), *lines[1:]], [*lines[:2], *lines[3:]], [*lines[:2], lines[1], *lines[2:]],
+        [lines[1], lines[0], *lines[2:]], ["[]\n", *lines],
+    ):  # fmt: skip
+        path.write_text("".join(broken))
+        with pytest.raises(IntegrityError):
+            AuditTrail(path).verify()
+
+
+def test_a_line_torn_by_a_power_cut_is_dropped_and_the_trail_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    AuditTrail(path).note("login", "ann", who="ann")
+    with path.open("a") as file:
+        file.write('{"number": 2, "at_u')
+    trail = AuditTrail(path)
+    trail.note("logout", "ann", who="ann")
+    assert trail.verify() == 2
+    assert [one.kind for one in trail.newest(9)] == ["logout", "login"]
+
+
+# ---------------------------------------------------------------- where it may listen
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "station.example"])
+def test_other_machines_are_let_in_with_tls_and_users_only(tmp_path: Path, host: str) -> None:
+    pem = tmp_path / "x.pem"
+    with pytest.raises(UsageError, match="no TLS"):
+        StationOptions(data=tmp_path, host=host, users=tmp_path / "u")
+    with pytest.raises(UsageError, match="no users"):
+        StationOptions(data=tmp_path, host=host, tls_cert=pem, tls_key=pem)
+    assert StationOptions(data=tmp_path, host=host, tls_cert=pem, tls_key=pem, users=tmp_path / "u").tls
+    with pytest.raises(UsageError, match="go together"):
+        StationOptions(data=tmp_path, tls_cert=pem)
+
+
+def test_loopback_is_an_address_not_a_name() -> None:
+    assert is_loopback("127.0.0.1") and is_loopback("127.9.9.9") and is_loopback("::1") and is_loopback("localhost")
+    assert not is_loopback("localhost.example") and not is_loopback("0.0.0.0")
+
+
+def test_without_an_administrator_it_does_not_start(tmp_path: Path) -> None:
+    Users(tmp_path / "users.json").add("ann", "inspector", PASSWORD)
+    with pytest.raises(UsageError, match="no administrator"):
+        make_app(StationOptions(data=tmp_path / "data", users=tmp_path / "users.json"))
+
+
+# ---------------------------------------------------------------- requests
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PageServer]:
+    with PageServer(StationOptions(data=tmp_path / "data", port=0)) as running:
+        yield running
+
+
+def base_of(server: PageServer) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+_CLIENTS: list[httpx.Client] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_clients() -> Iterator[None]:
+    yield
+    while _CLIENTS:
+        _CLIENTS.pop().close()
+
+
+def browser(server: PageServer, *, key: bool = True) -> httpx.Client:
+    """A client that says where its forms come from, as a browser does."""
+    client = httpx.Client(base_url=base_of(server), headers={"origin": base_of(server)}, timeout=30.0)
+    _CLIENTS.append(client)
+    if key:
+        assert client.get(server.url).status_code == 303
+    return client
+
+
+def csrf_of(client: httpx.Client, path: str = "/") -> str:
+    found = re.search(r'name="csrf" value="([^"]+)"', client.get(path, headers={"accept-language": "en"}).text)
+    assert found is not None
+    return found.group(1)
+
+
+def test_the_key_opens_a_session_and_leaves_the_address(server: PageServer) -> None:
+    client = browser(server, key=False)
+    assert client.get("/").status_code == 403
+    assert client.get("/?token=wrong").status_code == 403
+    answer = client.get(server.url)
+    assert answer.status_code == 303 and answer.headers["location"] == "/"
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert client.get("/").status_code == 200
+
+
+def test_every_answer_carries_the_headers(server: PageServer) -> None:
+    client = browser(server)
+    for path in ("/", "/nowhere", "/static/page.css", "/static/none", "/jobs/none"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "server" not in headers
+    assert client.get("/").headers["cache-control"] == "no-store"
+
+
+def test_a_page_by_another_name_is_not_answered(server: PageServer) -> None:
+    """A foreign name that points here must not reach the page of a browser on this machine."""
+    answer = httpx.get(f"{base_of(server)}/healthz", headers={"host": "evil.example"})
+    assert answer.status_code == 421
+    assert httpx.get(f"{base_of(server)}/healthz", headers={"host": f"localhost:{server.port}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
+     {"sec-fetch-site": "same-site"}],
+)  # fmt: skip
+def test_a_form_from_elsewhere_is_refused(server: PageServer, headers: dict[str, str]) -> None:
+    client = browser(server)
+    token = csrf_of(client)
+    assert client.post("/look", data={"csrf": token, "theme": "dark"}, headers=headers).status_code == 403
+    assert client.post("/look", data={"csrf": token, "theme": "dark"}).status_code == 303
+
+
+def test_a_form_without_its_own_token_is_refused(server: PageServer) -> None:
+    client, other = browser(server), browser(server)
+    for token in ("", "x", csrf_of(other)):
+        assert client.post("/look", data={"csrf": token, "theme": "dark"}).status_code == 403
+    token = csrf_of(client)
+    del client.headers["origin"]
+    assert client.post("/look", data={"csrf": token}).status_code == 403, "says nothing of where it is from"
+
+
+def test_methods_that_nobody_needs_are_refused(server: PageServer) -> None:
+    client = browser(server)
+    for method in ("PUT", "DELETE", "PATCH", "TRACE", "OPTIONS"):
+        assert client.request(method, "/").status_code == 405
+
+
+def test_no_path_from_outside_reaches_a_file(server: PageServer, tmp_path: Path) -> None:
+    client = browser(server)
+    (tmp_path / "secret.png").write_bytes(b"what nobody may see")
+    for path in (
+        "/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static//etc/passwd",
+        "/records/page/../../secret.png", "/records/page/x/picture/..%2f..%2fsecret", "/records/page/x/frame.png",
+        "/records/..%2f/x", "/library/references/..%2f..%2f..%2fetc", "/library/references//etc",
+        "/library/standards/..%2f..%2fsetup", "/jobs/..%2f..%2fx", "/records/line/%00/record.json",
+    ):  # fmt: skip
+        answer = client.get(path)
+        assert answer.status_code in (400, 404), path
+        assert "what nobody may see" not in answer.text and "root:" not in answer.text
+
+
+def test_going_back_leads_to_a_page_of_our_own(server: PageServer) -> None:
+    client = browser(server)
+    for back in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"):
+        answer = client.post("/look", data={"csrf": csrf_of(client), "theme": "dark", "back": back})
+        assert answer.headers["location"] == "/"
+    answer = client.post("/look", data={"csrf": csrf_of(client), "language": "he", "back": "/system"})
+    assert answer.headers["location"] == "/system"
+    page = client.get("/system")
+    assert '<html lang="he" dir="rtl" data-theme="dark">' in page.text
+
+
+def test_a_form_that_is_too_long_is_cut_off(server: PageServer) -> None:
+    client = browser(server)
+    answer = client.post("/look", data={"csrf": csrf_of(client), "back": "x" * (2 << 20)})
+    assert answer.status_code == 413
+
+    def endless() -> Iterator[bytes]:  # no length is stated
+        for _ in range(64):
+            yield b"x" * 65536
+
+    answer = client.post("/look", content=endless(), headers={"content-type": "application/x-www-form-urlencoded"})
+    assert answer.status_code in (400, 413)
+    assert client.get("/").status_code == 200
+
+
+def test_who_asks_too_often_is_told_to_wait(server: PageServer) -> None:
+    client = browser(server)
+    server._app.state.services.limiter = RateLimiter(5, 0.001)
+    answers = [client.get("/healthz").status_code for _ in range(8)]
+    assert answers == [200] * 5 + [429] * 3
+
+
+def test_text_of_others_is_escaped(server: PageServer) -> None:
+    client = browser(server)
+    answer = client.get("/history", params={"since": "<script>alert(1)</script>"})
+    assert answer.status_code == 400 and "<script>alert" not in answer.text
+    answer = client.get("/library/standards/house-demo", params={"metal": "aluminum", "thickness": '"><img src=x>'})
+    assert "<img src=x>" not in answer.text
+
+
+# ---------------------------------------------------------------- roles
+
+
+@pytest.fixture
+def staffed(tmp_path: Path) -> Iterator[PageServer]:
+    users = Users(tmp_path / "users.json")
+    for name, role in (("ann", "administrator"), ("ian", "inspector"), ("otto", "operator")):
+        users.add(name, role, PASSWORD)
+    with PageServer(StationOptions(data=tmp_path / "data", port=0, users=tmp_path / "users.json")) as running:
+        yield running
+
+
+def logged_in(server: PageServer, name: str, password: str = PASSWORD) -> httpx.Client:
+    client = browser(server, key=False)
+    client.post("/login", data={"name": name, "password": password})
+    return client
+
+
+def test_each_role_sees_what_it_may(staffed: PageServer) -> None:
+    allowed = {
+        "otto": {"/history": 200, "/system": 200, "/library": 200, "/": 403, "/users": 403, "/audit": 403},
+        "ian": {"/history": 200, "/": 200, "/users": 403, "/audit": 403, "/jobs/none": 404},
+        "ann": {"/history": 200, "/": 200, "/users": 200, "/audit": 200},
+    }
+    for name, pages in allowed.items():
+        client = logged_in(staffed, name)
+        for path, status in pages.items():
+            assert client.get(path).status_code == status, (name, path)
+    stranger = browser(staffed, key=False)
+    assert stranger.get("/history").headers["location"] == "/login"
+    assert stranger.get("/live/state", headers={"hx-request": "true"}).headers["hx-redirect"] == "/login"
+    assert stranger.get(staffed.url + "?token=x").status_code == 303
+
+
+def test_wrong_passwords_are_noted_and_slow_down(staffed: PageServer) -> None:
+    client = browser(staffed, key=False)
+    statuses = [client.post("/login", data={"name": "ann", "password": "wrong"}).status_code for _ in range(5)]
+    assert statuses == [403, 403, 403, 403, 429]
+    assert client.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 429
+    trail = AuditTrail(staffed.options.data / "audit.jsonl")
+    assert [one.kind for one in trail.newest(10)] == ["login_failed"] * 4
+
+
+def test_changes_of_users_stand_in_the_trail_with_who_and_why_and_end_their_sessions(staffed: PageServer) -> None:
+    ann, otto = logged_in(staffed, "ann"), logged_in(staffed, "otto")
+    form = {"csrf": csrf_of(ann, "/users"), "name": "otto", "role": "inspector", "why": "passed the exam", "do": "role"}
+    assert ann.post("/users", data=form).status_code == 303
+    assert otto.get("/history").headers["location"] == "/login", "the role of the open session is not that any more"
+    assert logged_in(staffed, "otto").get("/").status_code == 200
+    refused = ann.post("/users", data={**form, "name": "ann", "role": "operator"})
+    assert refused.status_code == 400 and "no administrator" in refused.text
+    page = ann.get("/audit").text
+    assert "passed the exam" in page and "user_role" in page and "each as it was written" in page
+    token = csrf_of(logged_in(staffed, "ian"))
+    assert logged_in(staffed, "ian").post("/users", data={**form, "csrf": token}).status_code == 403
+
+
+def test_logging_out_ends_the_session(staffed: PageServer) -> None:
+    client = logged_in(staffed, "ian")
+    cookies = dict(client.cookies)
+    assert client.post("/logout", data={"csrf": csrf_of(client)}).headers["location"] == "/login"
+    assert httpx.get(f"{base_of(staffed)}/history", cookies=cookies).status_code == 303
