@@ -31,6 +31,7 @@ from .onnx_bytes import NotOnnxError, external_tensors
 from .prepare import VIEWS
 from .reader import Reader
 from .sealed import open_document, parse_json, seal_document, sha256_hex, write_atomically
+from .texture import TEXTURE_PLANES, Texture, texture_from
 
 __all__ = ["FILES", "MANIFEST", "POLARITIES", "Bundle", "InputSpec", "Qualified", "Thresholds", "load", "seal"]
 
@@ -44,6 +45,7 @@ _SCHEMA = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _MAX_BYTES = {"model.onnx": 2**30}
 _MAX_BYTES_OTHER = 2**26
+_TEXTURE_KEYS = ("mean", "scale", "centres", "whitening")
 _MAX_TYPES = 254  # a label is one byte; 0 is sound and 255 unknown
 
 
@@ -74,6 +76,7 @@ class Thresholds:
     1 - (mean softmax of the type) of known regions never trained on; empty where there were none.
     type_seeds: a region of a type (``unknown``: of none; without that key its nearest type's) is dropped unless a pixel
     of it reaches that coverage; where one threshold would be too low for some and too high for others.
+    texture: what the surroundings of known types look like; with it the known scores are its strangeness.
     min_contrast: of the grey range [0, 1], between the 0.5 % and 99.5 % quantiles. max_clipped_pct: of the pixels.
     """
 
@@ -87,6 +90,7 @@ class Thresholds:
     min_contrast: float
     max_clipped_pct: float
     type_seeds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    texture: Texture | None = None
 
     def can_be_unknown(self, type_name: str) -> bool:
         """Whether any region predicted as ``type_name`` could be called unknown at all.
@@ -112,7 +116,8 @@ class Bundle:
 
     groups: types it cannot tell apart from a single view; a type stands in at most one. type_stride_px: the type logits
     have one value for a square of so many pixels a side. stranger: there is one plane of type logits more than types,
-    for defects of no type that it learned. model_bytes: the ONNX model whose hash was checked; runtimes load these
+    for defects of no type that it learned. has_texture: after those come the planes of the filter bank (``texture``),
+    which are no logits. model_bytes: the ONNX model whose hash was checked; runtimes load these
     bytes, never the file again. manifest: all keys as sealed, read-only at the top level.
     """
 
@@ -125,6 +130,7 @@ class Bundle:
     type_output: str
     type_stride_px: int
     stranger: bool
+    has_texture: bool
     thresholds: Thresholds
     qualified: Qualified
     sha256: str
@@ -136,6 +142,11 @@ class Bundle:
 
     @property
     def type_planes(self) -> int:
+        """Planes of the type output: logits for each type, and for strangers where there are; then the filter bank."""
+        return self.logit_planes + (TEXTURE_PLANES if self.has_texture else 0)
+
+    @property
+    def logit_planes(self) -> int:
         """Planes of type logits: one for each type, and one for strangers where there is one."""
         return len(self.types) + self.stranger
 
@@ -263,9 +274,7 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
     type_stride_px = outputs.whole("type_stride_px", 1, 64) if "type_stride_px" in outputs.document else 1
     if spec.multiple_of_px % type_stride_px:
         raise outputs.wrong("type_stride_px", type_stride_px, f"a divisor of multiple_of_px = {spec.multiple_of_px}")
-    stranger = outputs.any("stranger") if "stranger" in outputs.document else False
-    if not isinstance(stranger, bool):
-        raise outputs.wrong("stranger", stranger, "true or false")
+    stranger, has_texture = (_flag(outputs, key) for key in ("stranger", "texture"))
     outputs.done()
     version = reader.text("version")
     for key in ("created_utc", "licence"):
@@ -279,6 +288,12 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
     certificate = _json_member(folder, members, "certificate.json").document
     _check_card(folder / "card.md", members["card.md"])
     _check_model(folder / "model.onnx", members["model.onnx"])
+    thresholds = _parse_thresholds(_json_member(folder, members, "thresholds.json"), types)
+    if thresholds.texture is not None and not has_texture:
+        raise ConfigError(
+            f"{folder / 'thresholds.json'} holds a texture, and the network answers none",
+            hint="export the network with its filter bank, or leave the texture out",
+        )
     return Bundle(
         name=name,
         version=version,
@@ -289,7 +304,8 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
         type_output=type_output,
         type_stride_px=type_stride_px,
         stranger=stranger,
-        thresholds=_parse_thresholds(_json_member(folder, members, "thresholds.json"), types),
+        has_texture=has_texture,
+        thresholds=thresholds,
         qualified=qualified,
         sha256=sha256_hex(data),
         model_sha256=sha256_hex(members["model.onnx"]),
@@ -298,6 +314,14 @@ def _parse(folder: Path, data: bytes, manifest: Mapping[str, Any], members: Mapp
         certificate=MappingProxyType(dict(certificate)),
         model_bytes=members["model.onnx"],
     )
+
+
+def _flag(reader: Reader, key: str) -> bool:
+    """An optional true or false."""
+    value = reader.any(key) if key in reader.document else False
+    if not isinstance(value, bool):
+        raise reader.wrong(key, value, "true or false")
+    return value
 
 
 def _parse_types(reader: Reader) -> tuple[str, ...]:
@@ -381,6 +405,13 @@ def _parse_thresholds(reader: Reader, types: tuple[str, ...]) -> Thresholds:
             if name in seeds_reader.document
         }
         seeds_reader.done()
+    texture = None
+    if "texture" in reader.document:
+        texture_reader = reader.sub("texture")
+        texture = texture_from({key: texture_reader.any(key) for key in _TEXTURE_KEYS}, len(types))
+        texture_reader.done()
+        if texture is None:
+            raise reader.wrong("texture", "...", f"{', '.join(_TEXTURE_KEYS)} of finite numbers for {len(types)} types")
     gate = reader.sub("gate")
     thresholds = Thresholds(
         temperature=reader.number("temperature", 1e-3, 1e3),
@@ -393,6 +424,7 @@ def _parse_thresholds(reader: Reader, types: tuple[str, ...]) -> Thresholds:
         type_seeds=MappingProxyType(seeds),
         min_contrast=gate.number("min_contrast", 0.0, 1.0),
         max_clipped_pct=gate.number("max_clipped_pct", 0.0, 100.0),
+        texture=texture,
     )
     gate.done()
     reader.done()

@@ -23,8 +23,9 @@ class Tensors:
     """What a network answers: logits, before any calibration.
 
     defect: float32 (N, 1, H, W), of "this pixel is defect". type: float32 (N, K, ceil(H / s), ceil(W / s)), one plane
-    per type of the bundle in its order and perhaps one for strangers, with s = type_stride_px: pixel (y, x) belongs to
-    value (y // s, x // s); means something only where there is a defect. Both finite and owned by the caller: the next
+    per type of the bundle in its order, perhaps one for strangers, perhaps those of the filter bank (``texture``, which
+    are no logits), with s = type_stride_px: pixel (y, x) belongs to value (y // s, x // s); a logit means something
+    only where there is a defect. Both finite and owned by the caller: the next
     ``infer`` does not write to them.
     """
 

@@ -21,6 +21,7 @@ from ..records import UNKNOWN_LABEL, UNKNOWN_TYPE, Reason, Region, Segmentation,
 from .bundle import Bundle, Thresholds
 from .prepare import prepare
 from .protocol import Engine, Tensors
+from .texture import TEXTURE_PLANES, describe
 from .tiling import run_tiled
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "image_gate",
     "known_p",
     "name_regions",
+    "named_blobs",
     "see",
     "segmentation_from_logits",
+    "split_types",
 ]
 
 _LOGIT_LIMIT = 80.0
@@ -93,10 +96,9 @@ def segmentation_from_logits(
     Raises EngineError (code ANSWER) if a defect logit, or a type logit inside a region, is not finite.
     """
     coverage = coverage_from_logits(tensors.defect[0, 0], thresholds)
-    blobs = find_blobs(coverage, tensors.type[0], thresholds, tensors.type_stride_px)
+    blobs, names = named_blobs(coverage, tensors, types, thresholds, groups)
     label_of = np.zeros(len(blobs.type_share), np.uint8)
     regions: list[Region] = []
-    names = name_regions(blobs.type_share, types, groups)
     boxes_px, confidence = blobs.bbox_px.tolist(), blobs.confidence.tolist()
     for number, (best, runner_up, strangeness) in enumerate(names):
         nearest = types[best]
@@ -127,6 +129,30 @@ def segmentation_from_logits(
     labels = np.zeros(coverage.shape, np.uint8)
     labels.reshape(-1)[blobs.pixels] = label_of[blobs.region_of_pixel]
     return Segmentation(read_only(labels), read_only(coverage), types, tuple(regions))
+
+
+def named_blobs(
+    coverage: NDArray[np.float32], tensors: Tensors, types: Sequence[str], thresholds: Thresholds,
+    groups: Sequence[Sequence[str]] = (),
+) -> tuple[Blobs, list[tuple[int, int | None, float]]]:  # fmt: skip
+    """The regions of one whole picture, and for each what ``name_regions`` says. Where the thresholds hold a texture,
+    strangeness is that of the region's surroundings (``texture``)."""
+    logits, texture = split_types(tensors.type[0], len(types))
+    stride_px = tensors.type_stride_px
+    blobs = find_blobs(coverage, logits, thresholds, stride_px)
+    names = name_regions(blobs.type_share, types, groups)
+    if thresholds.texture is None or texture is None or not names:
+        return blobs, names
+    areas_px = np.bincount(blobs.region_of_pixel, minlength=len(names)).tolist()
+    strange = thresholds.texture.strangeness(describe(texture, blobs.bbox_px, areas_px, stride_px)).tolist()
+    return blobs, [(best, other, value) for (best, other, _), value in zip(names, strange, strict=True)]
+
+
+def split_types(planes: NDArray[np.float32], types: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """(logits, responses of the filter bank or None) of the planes of a type output."""
+    if len(planes) < types + TEXTURE_PLANES:
+        return planes, None
+    return planes[:-TEXTURE_PLANES], planes[-TEXTURE_PLANES:]
 
 
 def name_regions(

@@ -35,7 +35,7 @@ from ..images import write_bytes_atomic
 from ..segment.bundle import Bundle, load
 from ..segment.onnx import OnnxEngine
 from ..segment.prepare import VIEWS, prepare
-from ..segment.see import coverage_from_logits, find_blobs, known_p, name_regions, see
+from ..segment.see import coverage_from_logits, known_p, named_blobs, see, split_types
 from ..segment.tiling import pad_to_multiple, run_tiled
 from ..train import fit_on
 from ..train.annotations import type_of
@@ -101,12 +101,13 @@ class _Reader:
         planes = prepare(np.round(one.grey * 255.0).astype(np.uint8), VIEWS, LOCAL_SIGMA_PX)
         tensors = run_tiled(self.engine.infer, planes, bundle.input)
         coverage = coverage_from_logits(tensors.defect[0, 0], thresholds)
-        blobs = find_blobs(coverage, tensors.type[0], thresholds, tensors.type_stride_px)
+        blobs, names = named_blobs(coverage, tensors, bundle.types, thresholds)
         self._network(torch.from_numpy(pad_to_multiple(planes, bundle.input.multiple_of_px)[None]))
         feature = self._seen["feature"][0].numpy()
         stride, width = tensors.type_stride_px, one.labels.shape[1]
+        logits, _ = split_types(tensors.type[0], len(bundle.types))
         found = []
-        for number, (best, _, strange) in enumerate(name_regions(blobs.type_share, bundle.types)):
+        for number, (best, _, strange) in enumerate(names):
             name = bundle.types[best]
             unknown = known_p(strange, thresholds.known_scores.get(name, ())) < thresholds.unknown_alpha
             if blobs.peak[number] < thresholds.type_seeds.get("unknown" if unknown else name, 0.0):
@@ -117,7 +118,7 @@ class _Reader:
                 continue
             y, x = np.divmod(pixels, width)
             found.append(_Region(
-                tensors.type[0][:, y // stride, x // stride].mean(axis=1).astype(np.float64),
+                logits[:, y // stride, x // stride].mean(axis=1).astype(np.float64),
                 feature[:, y // stride, x // stride].mean(axis=1).astype(np.float64), strange, bool(unknown), one.name,
             ))  # fmt: skip
         return found

@@ -13,9 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.nn.functional as fn
 from torch import nn
 
-__all__ = ["MULTIPLE_OF_PX", "TYPE_STRIDE_PX", "WIDTHS", "CastingNet", "export_onnx", "like", "parameter_count"]
+from ..segment.texture import GREY_SCALE, LEVELS
+
+__all__ = [
+    "MULTIPLE_OF_PX",
+    "TYPE_STRIDE_PX",
+    "WIDTHS",
+    "CastingNet",
+    "FilterBank",
+    "export_onnx",
+    "like",
+    "parameter_count",
+]
 
 #: Height and width must be multiples of this: the stem and three more halvings.
 MULTIPLE_OF_PX = 16
@@ -112,13 +124,65 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def export_onnx(network: CastingNet, path: Path) -> None:
+class FilterBank(nn.Module):
+    """(N, 2, H, W) views, grey and local, to (N, TEXTURE_PLANES, H / 4, W / 4): see ``segment.texture``. Nothing in it
+    is trained. Gradients are Sobel's and the Laplacian has its diagonals; beyond the border the picture goes on as it
+    ends. The finer scales are sampled once in a square of 4 px: a mean of squares over a region needs no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+        laplace = torch.tensor([[2.0, 0.0, 2.0], [0.0, -8.0, 0.0], [2.0, 0.0, 2.0]])
+        self.kernels = nn.Parameter(torch.stack([across, across.T, laplace])[:, None] / 8.0, requires_grad=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        half = fn.avg_pool2d(image[:, :2], 2)
+        planes = [fn.avg_pool2d(torch.cat([half, half * half], dim=1), TYPE_STRIDE_PX // 2)]
+        level = image[:, :1] * GREY_SCALE
+        for number in range(LEVELS):
+            stride = max(1, TYPE_STRIDE_PX >> number)
+            # In every fourth place a kernel of three reaches over no border.
+            response = fn.conv2d(level if stride == TYPE_STRIDE_PX else _wider(level), self.kernels, stride=stride)
+            x, y, ridge = response[:, :1], response[:, 1:2], response[:, 2:]
+            xx, yy = x * x, y * y
+            part = torch.cat(
+                [xx + yy, xx - yy, 2.0 * x * y, torch.relu(ridge).square(), torch.relu(-ridge).square()], dim=1
+            )
+            if 2**number > TYPE_STRIDE_PX:
+                part = fn.interpolate(part, scale_factor=2**number / TYPE_STRIDE_PX, mode="nearest")
+            planes.append(part)
+            level = half[:, :1] * GREY_SCALE if number == 0 else fn.avg_pool2d(level, 2)
+        return torch.cat(planes, dim=1)
+
+
+def _wider(plane: torch.Tensor) -> torch.Tensor:
+    """With its outermost pixels once more around it; in operators that export without shape arithmetic."""
+    tall = torch.cat([plane[:, :, :1], plane, plane[:, :, -1:]], dim=2)
+    return torch.cat([tall[:, :, :, :1], tall, tall[:, :, :, -1:]], dim=3)
+
+
+class _WithTexture(nn.Module):
+    """A network whose type output is followed by the planes of the filter bank."""
+
+    def __init__(self, network: CastingNet) -> None:
+        super().__init__()
+        self.network, self.bank = network, FilterBank()
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        defect, types = self.network(image)
+        return defect, torch.cat([types, self.bank(image)], dim=1)
+
+
+def export_onnx(network: CastingNet, path: Path, *, texture: bool = False) -> None:
     """Write one self-contained ONNX file (opset 17): ``image`` float32 (N, C, H, W) to ``defect`` and ``type`` logits,
-    N, H and W free. The network is not modified."""
+    N, H and W free. The network is not modified. texture: with the filter bank's planes after the type logits."""
     import onnx
 
-    still = copy.deepcopy(network).eval().cpu().float()
-    example = torch.zeros(1, still.views, 4 * MULTIPLE_OF_PX, 4 * MULTIPLE_OF_PX)
+    views = network.views
+    still: nn.Module = copy.deepcopy(network).eval().cpu().float()
+    if texture:
+        still = _WithTexture(still).eval()  # type: ignore[arg-type]
+    example = torch.zeros(1, views, 4 * MULTIPLE_OF_PX, 4 * MULTIPLE_OF_PX)
     free = {0: "N", 2: "H", 3: "W"}
     torch.onnx.export(
         still, (example,), str(path), opset_version=17, dynamo=False, do_constant_folding=True,

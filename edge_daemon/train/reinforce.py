@@ -78,8 +78,9 @@ def reinforce(
     network = reopen(bundle, views)
     plan = replace(plan, learning_rate=min(plan.learning_rate, _RATE), widths=network.widths)
     out.mkdir(parents=True, exist_ok=True)
-    network = fit_network(out, plan, batches, look=look_at(some_of(kept), len(bundle.types)), planes=bundle.type_planes,
-                          start=network.state_dict(), progress=progress)  # fmt: skip
+    look = look_at(some_of(kept), len(bundle.types))
+    network = fit_network(out, plan, batches, look=look, planes=bundle.logit_planes, start=network.state_dict(),
+                          progress=progress)  # fmt: skip
     version = next_version(bundle.version)
     told = f"{bundle.manifest['trained_on']}; reinforced in {', '.join(types)} with {len(new)} confirmed pictures"
     candidate = out / bundle.name

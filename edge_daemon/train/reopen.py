@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import EngineError
 from ..segment.bundle import Bundle
+from ..segment.texture import LEVELS
 from .network import MULTIPLE_OF_PX, CastingNet
 
 __all__ = ["reopen"]
@@ -43,10 +44,12 @@ def reopen(bundle: Bundle, views: NDArray[np.float32]) -> CastingNet:
         if node.op_type == "Identity" and node.input[0] in weights:
             weights[node.output[0]] = weights[node.input[0]]
     nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    if bundle.has_texture:  # the filter bank's come last, and are not trained
+        nodes = nodes[:-LEVELS]
     if len(bundle.input.views) != views.shape[1] or len(nodes) <= max(_WIDTH_AT):
         raise _foreign(bundle)
     widths = tuple(int(_tensor(bundle, weights, nodes[at].input[1]).shape[0]) for at in _WIDTH_AT)
-    network = CastingNet(bundle.type_planes, len(bundle.input.views), widths).eval()
+    network = CastingNet(bundle.logit_planes, len(bundle.input.views), widths).eval()
     layers = _in_order(network)
     if len(layers) != len(nodes):
         raise _foreign(bundle)
@@ -129,6 +132,7 @@ def _check(bundle: Bundle, network: CastingNet, views: NDArray[np.float32]) -> N
 
     session = onnxruntime.InferenceSession(bundle.model_bytes, providers=["CPUExecutionProvider"])
     sealed = session.run([bundle.defect_output, bundle.type_output], {bundle.input.name: views[:1]})
+    sealed[1] = sealed[1][:, : bundle.logit_planes]
     here = [one.numpy() for one in network(torch.from_numpy(views[:1]))]
     for ours, theirs in zip(here, sealed, strict=True):
         allowed = _AGREE * max(1.0, float(np.abs(theirs).max()))

@@ -5,8 +5,9 @@
    a square of 64 px without any truth in or beside it, in a picture with a mask; beside boxes lies much that their
    author left out.
 2. coverage = sigmoid(logit / temperature + bias), by maximum likelihood over the pixels near what is marked.
-3. Known scores for "I was not trained on this", from regions that lie on truth: of the parts that step 1 did not use,
-   and of the others too for a type that has too few of them.
+3. What the surroundings of known types look like (``looks``), from the pictures it learned from; and known scores for
+   "I was not trained on this", from regions that lie on truth: of the parts that step 1 did not use, and of the others
+   too for a type that has too few of them.
 
 Thresholds are chosen on the logits and written down as coverage, so that step 2 moves no region.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -24,11 +25,11 @@ from numpy.typing import NDArray
 
 from ..records import UNKNOWN_TYPE
 from ..segment.bundle import Thresholds
-from ..segment.prepare import prepare
 from ..segment.protocol import Engine, Tensors
-from ..segment.see import coverage_from_logits, find_blobs, name_regions
-from ..segment.tiling import run_tiled
+from ..segment.see import coverage_from_logits, known_p, named_blobs, split_types
+from ..segment.texture import describe
 from .calibrate import dilated, fit_sigmoid, logit, sigmoid
+from .looks import learn_texture, ran, texture_document
 from .pictures import IGNORED
 from .surface_pictures import Surface
 
@@ -63,15 +64,22 @@ class _Seen:
     tensors: Tensors
 
 
-def calibrate_surface(engine: Engine, pictures: Sequence[Surface], limits: SurfaceLimits) -> dict[str, Any]:
-    """The document thresholds.json for ``engine``, whose own thresholds do not matter."""
-    seen = [_Seen(one, _run(engine, one)) for one in pictures]
+def calibrate_surface(
+    engine: Engine, pictures: Sequence[Surface], limits: SurfaceLimits, learned: Sequence[Surface]
+) -> dict[str, Any]:
+    """The document thresholds.json for ``engine``, whose own thresholds do not matter. learned: what it was trained
+    on."""
+    seen = [_Seen(one, ran(engine, one.grey)) for one in pictures]
     first = [one for one in seen if not _second_half(one.surface.part)]
     second = [one for one in seen if _second_half(one.surface.part)] or first
     first = first or second
     rough = fit_sigmoid(*_histogram(first, None))
     types = engine.bundle.types
-    grow, least_px, seeds = _choose(first, rough, limits, len(types))
+    marked = Thresholds(*rough, 0.5, 0.5, _LEAST_PX[1], limits.unknown_alpha, {}, 0.0, 100.0)
+    marked = replace(marked, texture=learn_texture(engine, learned, marked))
+    scores = _two_halves(types, seen, second, marked)
+    marked = replace(marked, known_scores={name: tuple(values) for name, values in scores.items()})
+    grow, least_px, seeds = _choose(first, rough, limits, types, marked)
     temperature, bias = fit_sigmoid(*_histogram(first, grow))
 
     def share(value: float) -> float:
@@ -80,21 +88,22 @@ def calibrate_surface(engine: Engine, pictures: Sequence[Surface], limits: Surfa
     thresholds = Thresholds(
         round(temperature, 5), round(bias, 5), share(min(seeds.values())), share(grow), least_px, limits.unknown_alpha,
         {}, limits.min_contrast, limits.max_clipped_pct,
-        {name: share(seeds[kind]) for kind, name in enumerate((*types, UNKNOWN_TYPE))},
+        {name: share(seeds[kind]) for kind, name in enumerate((*types, UNKNOWN_TYPE))}, marked.texture,
     )  # fmt: skip
     return {
         **{key: getattr(thresholds, key) for key in _WRITTEN}, "type_seeds": dict(thresholds.type_seeds),
-        "known_scores": {**_known_scores(types, seen, thresholds), **{
-            name: scores for name, scores in _known_scores(types, second, thresholds).items() if len(scores) >= _ENOUGH
-        }},
+        "known_scores": _two_halves(types, seen, second, thresholds),
+        **({"texture": texture_document(marked.texture)} if marked.texture is not None else {}),
         "gate": {"min_contrast": limits.min_contrast, "max_clipped_pct": limits.max_clipped_pct},
     }  # fmt: skip
 
 
-def _run(engine: Engine, one: Surface) -> Tensors:
-    spec = engine.bundle.input
-    pixels = np.round(one.grey * 255.0).astype(np.uint8)
-    return run_tiled(engine.infer, prepare(pixels, spec.views, spec.local_sigma_px), spec)
+def _two_halves(
+    types: tuple[str, ...], seen: Sequence[_Seen], second: Sequence[_Seen], thresholds: Thresholds
+) -> dict[str, list[float]]:
+    """Known scores of the second half, and of all for a type that has too few of them there."""
+    own = _known_scores(types, second, thresholds)
+    return {**_known_scores(types, seen, thresholds), **{k: v for k, v in own.items() if len(v) >= _ENOUGH}}
 
 
 def _second_half(part: str) -> bool:
@@ -131,8 +140,8 @@ def _histogram(
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """The regions of all pictures above one grow threshold. named: index of the type, ``strangers`` for one more likely
-    a stranger than anything. peak: largest logit. counted_px: pixels that count, both_px: those on truth of the same
+    """The regions of all pictures above one grow threshold. named: index of the type, the one after the last for what
+    would be called unknown. peak: largest logit. counted_px: pixels that count, both_px: those on truth of the same
     name. crops: (n, 2), region and the sound crop it reaches into, numbered over all pictures."""
 
     named: NDArray[np.int64]
@@ -143,16 +152,16 @@ class _Marks:
     crops: NDArray[np.int64]
 
 
-def _marks(seen: Sequence[_Seen], types: int, grow: float) -> _Marks:
+def _marks(seen: Sequence[_Seen], types: tuple[str, ...], grow: float, thresholds: Thresholds) -> _Marks:
     columns: list[list[NDArray[Any]]] = [[] for _ in range(6)]
     regions = sound = 0
     for one in seen:
         labels, logits = one.surface.labels, one.tensors.defect[0, 0]
-        count, component = cv2.connectedComponents((logits >= grow).view(np.uint8), connectivity=8)
+        count, component, boxes, _ = cv2.connectedComponentsWithStats((logits >= grow).view(np.uint8), connectivity=8)
         flat = np.asarray(component, np.intp).reshape(-1)
         peak = np.full(count, -np.inf, np.float32)
         np.maximum.at(peak, flat, logits.reshape(-1))
-        named = _names(one, flat, count, types)
+        named = _names(one, flat, boxes, types, thresholds)
         true = named[flat] + 1 == labels.reshape(-1)
         columns[0].append(named[1:])
         columns[1].append(peak[1:])
@@ -167,23 +176,38 @@ def _marks(seen: Sequence[_Seen], types: int, grow: float) -> _Marks:
     return _Marks(*(np.concatenate(column) for column in columns))
 
 
-def _names(one: _Seen, component: NDArray[np.intp], count: int, types: int) -> NDArray[np.int64]:
-    """The likeliest plane of each region; 0 is the background's."""
-    logits, stride = one.tensors.type[0], one.tensors.type_stride_px
+def _names(
+    one: _Seen, component: NDArray[np.intp], boxes: NDArray[np.int32], types: tuple[str, ...], thresholds: Thresholds
+) -> NDArray[np.int64]:
+    """Index of the likeliest type of each component, the background's too; ``len(types)`` for what is unknown."""
+    logits, texture = split_types(one.tensors.type[0], len(types))
+    count, stride = len(boxes), one.tensors.type_stride_px
     marked = np.flatnonzero(component)
     y, x = np.divmod(marked, one.surface.labels.shape[1])
     some = logits[:, y // stride, x // stride].astype(np.float64)
     share = np.exp(some - some.max(axis=0))
     share /= share.sum(axis=0)
     summed = np.stack([np.bincount(component[marked], plane, minlength=count) for plane in share])
-    return np.asarray(np.minimum(summed.argmax(axis=0), types), np.int64)
+    if texture is None or thresholds.texture is None:
+        return np.asarray(np.minimum(summed.argmax(axis=0), len(types)), np.int64)
+    named = np.asarray(summed[: len(types)].argmax(axis=0), np.int64)
+    large = np.flatnonzero(boxes[1:, cv2.CC_STAT_AREA] >= min(_LEAST_PX)) + 1
+    if len(large):
+        areas_px = boxes[large, cv2.CC_STAT_AREA].tolist()
+        strange = thresholds.texture.strangeness(describe(texture, boxes[large, :4], areas_px, stride))
+        for region, score in zip(large.tolist(), strange.tolist(), strict=True):
+            if known_p(score, thresholds.known_scores.get(types[named[region]], ())) < thresholds.unknown_alpha:
+                named[region] = len(types)
+    return named
 
 
 def _choose(
-    seen: Sequence[_Seen], rough: tuple[float, float], limits: SurfaceLimits, types: int
-) -> tuple[float, int, dict[int, float]]:
+    seen: Sequence[_Seen], rough: tuple[float, float], limits: SurfaceLimits, names: tuple[str, ...],
+    thresholds: Thresholds,
+) -> tuple[float, int, dict[int, float]]:  # fmt: skip
     """(grow, least size, seed of each type and of strangers), logits: the best overlap, mean over types."""
     temperature, bias = rough
+    types = len(names)
     true_px = np.bincount(np.concatenate([one.surface.labels.reshape(-1) for one in seen]), minlength=256)[
         1 : types + 1
     ]
@@ -191,7 +215,7 @@ def _choose(
     best: tuple[float, tuple[float, int, dict[int, float]]] | None = None
     for grow_share in _GROWS:
         grow = (logit(grow_share) - bias) * temperature
-        marks = _marks(seen, types, grow)
+        marks = _marks(seen, names, grow, thresholds)
         for least_px in _LEAST_PX:
             seeds, overlaps = {}, []
             for kind in range(types + 1):
@@ -226,12 +250,11 @@ def _known_scores(types: tuple[str, ...], seen: Sequence[_Seen], thresholds: Thr
     scores: dict[str, list[float]] = {name: [] for name in types}
     for one in seen:
         coverage = coverage_from_logits(one.tensors.defect[0, 0], thresholds)
-        blobs = find_blobs(coverage, one.tensors.type[0], thresholds, one.tensors.type_stride_px)
+        blobs, names = named_blobs(coverage, one.tensors, types, thresholds)
         labels = one.surface.labels.reshape(-1)[blobs.pixels]
         number = len(blobs.type_share)
         true = np.bincount(blobs.region_of_pixel, (labels > 0) & (labels != IGNORED), minlength=number)
         size = np.bincount(blobs.region_of_pixel, minlength=number)
-        names = name_regions(blobs.type_share, types)
         kept = [blobs.peak[n] >= thresholds.type_seeds.get(types[kind], 0.0) for n, (kind, _, _) in enumerate(names)]
         taken = dict.fromkeys(types, 0)
         for region in rng.permutation(

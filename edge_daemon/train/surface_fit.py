@@ -126,7 +126,7 @@ def seal_surface(
     manifest = {**manifest, "created_utc": _now()}
     _write_provisional(bundle, network, types, manifest)
     engine = OnnxEngine(bundles.load(bundle), threads=plan.threads)
-    thresholds = calibrate_surface(engine, kept, limits)
+    thresholds = calibrate_surface(engine, kept, limits, learned)
     engine.close()
     _write_json(bundle / "thresholds.json", thresholds)
     bundles.seal(bundle, manifest)
@@ -205,7 +205,7 @@ def _write_provisional(
     bundle: Path, network: CastingNet, types: Sequence[str], manifest: Mapping[str, Any]
 ) -> None:  # fmt: skip
     bundle.mkdir(parents=True, exist_ok=True)
-    export_onnx(network, bundle / "model.onnx")
+    export_onnx(network, bundle / "model.onnx", texture=bool(manifest["output"].get("texture")))
     _write_json(bundle / "labels.json", {"types": list(types)})
     _write_json(bundle / "thresholds.json", _PROVISIONAL)
     _write_json(bundle / "certificate.json", {"status": "not evaluated yet"})
@@ -237,7 +237,8 @@ def _manifest(
         "schema": 1, "name": name, "version": bundle_version, "created_utc": _now(),
         "input": {"name": "image", "views": list(VIEWS), "local_sigma_px": LOCAL_SIGMA_PX, "tile_px": 512,
                   "overlap_px": 64, "multiple_of_px": MULTIPLE_OF_PX},
-        "output": {"defect": "defect", "type": "type", "type_stride_px": TYPE_STRIDE_PX, "stranger": True},
+        "output": {"defect": "defect", "type": "type", "type_stride_px": TYPE_STRIDE_PX, "stranger": True,
+                   "texture": True},
         "types": list(types),
         "qualified": {"mm_per_px": list(qualification.mm_per_px), "polarity": "none", "bits": list(qualification.bits)},
         "licence": licence or "none stated for the data", "trained_on": trained_on,

@@ -183,7 +183,7 @@ def test_each_type_gets_the_seed_that_keeps_sound_surface_clean(tmp_path: Path) 
             told(0, spot, 3.0, wolf, 1.0) if kind == 0 else told(1, spot, 1.0)
         )
     bundle = tiny_surface_bundle(tmp_path)
-    document = calibrate_surface(Teller(bundle, answers), surfaces, SurfaceLimits(sound_marked=0.02))
+    document = calibrate_surface(Teller(bundle, answers), surfaces, SurfaceLimits(sound_marked=0.02), surfaces)
     seeds, temperature, bias = document["type_seeds"], document["temperature"], document["bias"]
     told_at = {height: 1.0 / (1.0 + np.exp(-(height / temperature + bias))) for height in (1.0, 3.0)}
     assert told_at[1.0] < seeds["pitted_surface"] <= told_at[3.0]
