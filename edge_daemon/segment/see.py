@@ -21,7 +21,7 @@ from ..records import UNKNOWN_LABEL, UNKNOWN_TYPE, Reason, Region, Segmentation,
 from .bundle import Bundle, Thresholds
 from .prepare import prepare
 from .protocol import Engine, Tensors
-from .texture import TEXTURE_PLANES, describe
+from .texture import TEXTURE_PLANES, describe, strangeness, weighed
 from .tiling import run_tiled
 
 __all__ = [
@@ -100,9 +100,9 @@ def segmentation_from_logits(
     label_of = np.zeros(len(blobs.type_share), np.uint8)
     regions: list[Region] = []
     boxes_px, confidence = blobs.bbox_px.tolist(), blobs.confidence.tolist()
-    for number, (best, runner_up, strangeness) in enumerate(names):
+    for number, (best, runner_up, score) in enumerate(names):
         nearest = types[best]
-        p_known = known_p(strangeness, thresholds.known_scores.get(nearest, ()))
+        p_known = known_p(score, thresholds.known_scores.get(nearest, ()))
         known = p_known >= thresholds.unknown_alpha
         own_seed = thresholds.type_seeds.get(nearest, 0.0)
         if not known:
@@ -136,15 +136,18 @@ def named_blobs(
     groups: Sequence[Sequence[str]] = (),
 ) -> tuple[Blobs, list[tuple[int, int | None, float]]]:  # fmt: skip
     """The regions of one whole picture, and for each what ``name_regions`` says. Where the thresholds hold a texture,
-    strangeness is that of the region's surroundings (``texture``)."""
+    these
+    have a say in the name, and strangeness is that of the region's surroundings (``texture``)."""
     logits, texture = split_types(tensors.type[0], len(types))
     stride_px = tensors.type_stride_px
     blobs = find_blobs(coverage, logits, thresholds, stride_px)
-    names = name_regions(blobs.type_share, types, groups)
-    if thresholds.texture is None or texture is None or not names:
-        return blobs, names
-    areas_px = np.bincount(blobs.region_of_pixel, minlength=len(names)).tolist()
-    strange = thresholds.texture.strangeness(describe(texture, blobs.bbox_px, areas_px, stride_px)).tolist()
+    regions = len(blobs.type_share)
+    if thresholds.texture is None or texture is None or not regions:
+        return blobs, name_regions(blobs.type_share, types, groups)
+    areas_px = np.bincount(blobs.region_of_pixel, minlength=regions).tolist()
+    distances = thresholds.texture.squared_distances(describe(texture, blobs.bbox_px, areas_px, stride_px))
+    names = name_regions(weighed(blobs.type_share[:, : len(types)], distances), types, groups)
+    strange = strangeness(distances).tolist()
     return blobs, [(best, other, value) for (best, other, _), value in zip(names, strange, strict=True)]
 
 

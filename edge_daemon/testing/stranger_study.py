@@ -5,7 +5,9 @@
 ``DIR`` is a labelled table with the splits ``train`` and ``test`` (see ``edge-daemon train evaluate --help``). For each
 of its types an engine is trained on the others; then, on the test split:
 
-marked     pictures of the type left out that get a mark on their truth (mask, or box), and sound crops that get one
+marked     pictures of the type left out that get a mark on their truth (mask, or box), and sound crops that get one:
+           squares of 64 px without truth in pictures with masks; beside boxes lies much that nobody labelled, so those
+           squares are counted for themselves
 AUROC      region by region: strangeness of regions on the truth of the type left out, against regions on truth of known
            types; 0.5 is a coin. Beside the line's own score: max-logit, energy, kNN and ViM on the same regions
 FPR        of strangers taken for known, where 95 % of the known are taken for known
@@ -173,7 +175,8 @@ def _examine(
     strangers = [one for one in pictures if type_of(one.kind or "") not in (*known_types, None)]
     known = [one for one in pictures if type_of(one.kind or "") in known_types]
     bank_regions = _all_regions(reader, read_surfaces(bank, known_types))[:_BANK]
-    known_regions = _all_regions(reader, read_surfaces(known, known_types))
+    known_surfaces = read_surfaces(known, known_types)
+    known_regions = _all_regions(reader, known_surfaces)
     foreign = tuple(sorted({kind for one in strangers if (kind := type_of(one.kind or "")) is not None}))
     strange_surfaces = read_surfaces(strangers, every if left_out else foreign)
     strange_regions = _all_regions(reader, strange_surfaces)
@@ -183,7 +186,8 @@ def _examine(
         "pictures": {"known": len(known), "strangers": len(strangers)},
         "regions": {"known": len(known_regions), "strangers": len(strange_regions)},
         "strangers_marked": proportion(sum(hit), len(hit)),
-        "sound_crops_marked": _sound_marked(reader, read_surfaces(known, known_types)),
+        "sound_crops_marked": _sound_marked(reader, [one for one in known_surfaces if not one.weak]),
+        "crops_outside_boxes_marked": _sound_marked(reader, [one for one in known_surfaces if one.weak]),
         "accuracy": _accuracy(reader, known),
     }  # fmt: skip
     if known_regions and strange_regions:

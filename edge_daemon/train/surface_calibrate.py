@@ -27,7 +27,7 @@ from ..records import UNKNOWN_TYPE
 from ..segment.bundle import Thresholds
 from ..segment.protocol import Engine, Tensors
 from ..segment.see import coverage_from_logits, known_p, named_blobs, split_types
-from ..segment.texture import describe
+from ..segment.texture import describe, strangeness, weighed
 from .calibrate import dilated, fit_sigmoid, logit, sigmoid
 from .looks import learn_texture, ran, texture_document
 from .pictures import IGNORED
@@ -194,8 +194,10 @@ def _names(
     large = np.flatnonzero(boxes[1:, cv2.CC_STAT_AREA] >= min(_LEAST_PX)) + 1
     if len(large):
         areas_px = boxes[large, cv2.CC_STAT_AREA].tolist()
-        strange = thresholds.texture.strangeness(describe(texture, boxes[large, :4], areas_px, stride))
-        for region, score in zip(large.tolist(), strange.tolist(), strict=True):
+        distances = thresholds.texture.squared_distances(describe(texture, boxes[large, :4], areas_px, stride))
+        own = summed[: len(types), large].T
+        named[large] = weighed(own / own.sum(axis=1, keepdims=True), distances).argmax(axis=1)
+        for region, score in zip(large.tolist(), strangeness(distances).tolist(), strict=True):
             if known_p(score, thresholds.known_scores.get(types[named[region]], ())) < thresholds.unknown_alpha:
                 named[region] = len(types)
     return named

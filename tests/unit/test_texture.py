@@ -14,7 +14,17 @@ from edge_daemon.records import UNKNOWN_LABEL, UNKNOWN_TYPE
 from edge_daemon.segment.bundle import load, seal
 from edge_daemon.segment.protocol import Tensors
 from edge_daemon.segment.see import segmentation_from_logits, split_types
-from edge_daemon.segment.texture import GREY_SCALE, LEVELS, MARGIN_PX, SIZE, TEXTURE_PLANES, Texture, describe
+from edge_daemon.segment.texture import (
+    GREY_SCALE,
+    LEVELS,
+    MARGIN_PX,
+    SIZE,
+    TEXTURE_PLANES,
+    Texture,
+    describe,
+    strangeness,
+    weighed,
+)
 from edge_daemon.testing.engine_contract import (
     TINY_TYPES,
     tiny_manifest,
@@ -106,18 +116,22 @@ def a_texture(types: int = 3) -> Texture:
     return Texture(random.normal(size=SIZE), random.uniform(0.5, 2, SIZE), random.normal(size=(types, SIZE)), whitening)
 
 
+def strange(texture: Texture, descriptions: np.ndarray) -> np.ndarray:
+    return strangeness(texture.squared_distances(descriptions))
+
+
 def test_strangeness_is_the_mahalanobis_distance_to_the_nearest_type() -> None:
     from scipy.spatial.distance import mahalanobis
 
     texture = a_texture()
     described = texture.mean + texture.scale * np.random.default_rng(5).normal(size=(40, SIZE))
-    for one, found in zip(described, texture.strangeness(described), strict=True):
+    for one, found in zip(described, strange(texture, described), strict=True):
         z = (one - texture.mean) / texture.scale
         nearest = min(mahalanobis(z, c, w.T @ w) ** 2 for c, w in zip(texture.centres, texture.whitening, strict=True))
         assert found == pytest.approx(nearest / (nearest + SIZE), rel=1e-9)
-    assert texture.strangeness(np.empty((0, SIZE))).shape == (0,)
+    assert strange(texture, np.empty((0, SIZE))).shape == (0,)
     # However far away, it stays a score below one that can be ordered.
-    assert 0.9 < texture.strangeness(described + 1e9).max() < 1.0
+    assert 0.9 < strange(texture, described + 1e9).max() < 1.0
 
 
 @pytest.mark.needs("torch")
@@ -128,9 +142,9 @@ def test_what_looks_like_no_known_type_is_the_strangest() -> None:
     centres = 4.0 * random.normal(size=(3, SIZE))
     kinds = np.repeat([0, 1], 150)
     texture = fit_texture(centres[kinds] + random.normal(size=(300, SIZE)), kinds, 3)
-    known = texture.strangeness(centres[kinds] + random.normal(size=(300, SIZE)))
-    strange = texture.strangeness(centres[2] + random.normal(size=(100, SIZE)))
-    assert strange.min() > known.max()
+    known = strange(texture, centres[kinds] + random.normal(size=(300, SIZE)))
+    foreign = strange(texture, centres[2] + random.normal(size=(100, SIZE)))
+    assert foreign.min() > known.max()
     document = texture_document(texture)
     assert np.allclose(document["whitening"], texture.whitening, rtol=1e-6)
 
@@ -179,7 +193,7 @@ def test_a_region_whose_surroundings_look_strange_is_unknown(tmp_path: Path) -> 
     known = describe(usual, boxes, [256] * len(boxes), 4)
     scale = known.std(axis=0) + 1e-3
     texture = Texture(known.mean(axis=0), scale, np.zeros((3, SIZE)), np.tile(np.eye(SIZE), (3, 1, 1)))
-    scores = tuple(sorted(texture.strangeness(known).tolist()))
+    scores = tuple(sorted(strange(texture, known).tolist()))
     described_bundle(tmp_path / "b", texture=None)
     thresholds = replace(
         load(tmp_path / "b").thresholds, texture=texture, known_scores=dict.fromkeys(TINY_TYPES, scores),
@@ -199,3 +213,12 @@ def test_a_region_whose_surroundings_look_strange_is_unknown(tmp_path: Path) -> 
     plain = segmentation_from_logits(tensors, TINY_TYPES, replace(thresholds, texture=None))
     assert plain.regions[0].type == TINY_TYPES[1]
     assert split_types(logits, len(TINY_TYPES))[1] is None
+
+
+def test_surroundings_have_a_say_in_the_name() -> None:
+    share = np.array([[0.6, 0.4], [0.6, 0.4], [0.999, 0.001]])
+    distances = np.array([[20.0, 20.0], [60.0, 20.0], [60.0, 30.0]])
+    together = weighed(share, distances)
+    assert together.argmax(axis=1).tolist() == [0, 1, 0]
+    assert np.allclose(together.sum(axis=1), 1.0)
+    assert np.isfinite(weighed(share, 1e6 * distances)).all()
