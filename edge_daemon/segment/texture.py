@@ -45,7 +45,7 @@ SIZE = TEXTURE_PLANES + 3
 #: Grey in [0, 1] is multiplied by this before it is filtered: squares of faint gradients survive half precision.
 GREY_SCALE = 64.0
 #: So much around the box of a region belongs to its description.
-MARGIN_PX = 24
+MARGIN_PX = 32
 
 # Below these nothing is texture any more but rounding: squared gradients, variances of grey and of the local view.
 _LEAST_ENERGY = 1e-7 * GREY_SCALE**2

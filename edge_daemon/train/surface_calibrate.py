@@ -1,7 +1,8 @@
 """Thresholds of a surface engine, on held pictures: what counts as a mark, how sure it is, what is known.
 
-1. Hysteresis: grow threshold and least size for all, a seed threshold for each type and for strangers: under which
-   each marks at most ``sound_marked`` of the sound crops, those with the best overlap, mean over types. A sound crop is
+1. Hysteresis: grow threshold and least size for all, a seed threshold for each type: under which each marks at most
+   ``sound_marked`` of the sound crops, those with the best overlap, mean over types. For what is unknown, of which
+   there are no pictures, the lowest seed under which all together mark at most ``any_marked`` of them. A sound crop is
    a square of 64 px without any truth in or beside it, in a picture with a mask; beside boxes lies much that their
    author left out.
 2. coverage = sigmoid(logit / temperature + bias), by maximum likelihood over the pixels near what is marked.
@@ -49,10 +50,12 @@ _ENOUGH = 60
 
 @dataclass(frozen=True, slots=True)
 class SurfaceLimits:
-    """sound_marked: share of sound crops that each type may mark, and strangers. unknown_alpha: share of known defects
+    """sound_marked: share of sound crops that each type may mark. any_marked: that all types and what is unknown may
+    mark together. unknown_alpha: share of known defects
     that may be called unknown. min_contrast, max_clipped_pct: the image gate."""
 
     sound_marked: float = 0.02
+    any_marked: float = 0.05
     unknown_alpha: float = 0.05
     min_contrast: float = 0.012
     max_clipped_pct: float = 60.0
@@ -79,7 +82,7 @@ def calibrate_surface(
     marked = replace(marked, texture=learn_texture(engine, learned, marked))
     scores = _two_halves(types, seen, second, marked)
     marked = replace(marked, known_scores={name: tuple(values) for name, values in scores.items()})
-    grow, least_px, seeds = _choose(first, rough, limits, types, marked)
+    grow, least_px, seeds = _choose(seen, rough, limits, types, marked)
     temperature, bias = fit_sigmoid(*_histogram(first, grow))
 
     def share(value: float) -> float:
@@ -151,6 +154,14 @@ class _Marks:
     both_px: NDArray[np.int64]
     crops: NDArray[np.int64]
 
+    def kept(self, kind: int, seed: float, least_px: int) -> NDArray[np.bool_]:
+        """The regions of that name that such thresholds leave."""
+        return np.asarray((self.named == kind) & (self.peak >= seed) & (self.size_px >= least_px))
+
+    def crops_of(self, keep: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The sound crops that these regions reach into."""
+        return np.unique(self.crops[keep[self.crops[:, 0]], 1])
+
 
 def _marks(seen: Sequence[_Seen], types: tuple[str, ...], grow: float, thresholds: Thresholds) -> _Marks:
     columns: list[list[NDArray[Any]]] = [[] for _ in range(6)]
@@ -207,7 +218,7 @@ def _choose(
     seen: Sequence[_Seen], rough: tuple[float, float], limits: SurfaceLimits, names: tuple[str, ...],
     thresholds: Thresholds,
 ) -> tuple[float, int, dict[int, float]]:  # fmt: skip
-    """(grow, least size, seed of each type and of strangers), logits: the best overlap, mean over types."""
+    """(grow, least size, seed of each type and of what is unknown), logits: the best overlap, mean over types."""
     temperature, bias = rough
     types = len(names)
     true_px = np.bincount(np.concatenate([one.surface.labels.reshape(-1) for one in seen]), minlength=256)[
@@ -218,24 +229,25 @@ def _choose(
     for grow_share in _GROWS:
         grow = (logit(grow_share) - bias) * temperature
         marks = _marks(seen, names, grow, thresholds)
+        tried_seeds = [(logit(share) - bias) * temperature for share in _SEEDS if share >= grow_share]
         for least_px in _LEAST_PX:
-            seeds, overlaps = {}, []
-            for kind in range(types + 1):
+            seeds: dict[int, float] = {}
+            overlaps, crops = [], np.empty(0, np.int64)
+            for kind in range(types):
                 tried = []
-                for share in (share for share in _SEEDS if share >= grow_share):
-                    seed = (logit(share) - bias) * temperature
-                    keep = (marks.named == kind) & (marks.peak >= seed) & (marks.size_px >= least_px)
-                    marked = len(np.unique(marks.crops[keep[marks.crops[:, 0]], 1])) / sound
+                for seed in tried_seeds:
+                    keep = marks.kept(kind, seed, least_px)
                     both = int(marks.both_px[keep].sum())
-                    # Strangers are not among the pictures: of them as many as the sound crops allow.
-                    value = both / max(1, int(true_px[kind]) + int(marks.counted_px[keep].sum()) - both) if (
-                        kind < types) else 1.0 - share  # fmt: skip
-                    tried.append((marked <= limits.sound_marked, value, seed))
-                allowed = [one for one in tried if one[0]] or [tried[-1]]
-                chosen = max(allowed, key=lambda one: one[1])
-                seeds[kind] = chosen[2]
-                if kind < types:
-                    overlaps.append(chosen[1])
+                    either = int(true_px[kind]) + int(marks.counted_px[keep].sum()) - both
+                    tried.append((both / max(1, either), seed, marks.crops_of(keep)))
+                allowed = [one for one in tried if len(one[2]) <= limits.sound_marked * sound] or [tried[-1]]
+                overlap, seeds[kind], own = max(allowed, key=lambda one: one[0])
+                overlaps.append(overlap)
+                crops = np.union1d(crops, own)
+            for seed in reversed(tried_seeds):
+                own = marks.crops_of(marks.kept(types, seed, least_px))
+                if types not in seeds or len(np.union1d(crops, own)) <= limits.any_marked * sound:
+                    seeds[types] = seed
             value = float(np.mean(overlaps))
             if best is None or value > best[0]:
                 best = (value, (grow, least_px, seeds))
