@@ -67,7 +67,7 @@ def _add_commission(verbs: Any) -> None:
         help="teach an engine one part from its good frames: screen, plant, fine-tune, set thresholds, seal",
         epilog="example: edge-daemon train commission --good good-frames/ --name gear --minutes 9",
     )
-    commission.add_argument("--good", type=Path, required=True, metavar="DIR", help="20 or more defect-free frames")
+    commission.add_argument("--good", type=Path, required=True, metavar="DIR", help="20 or more defect-free pictures")
     commission.add_argument("--engine", default="castings-xray", metavar="NAME|FOLDER", help="base; it is not touched")
     commission.add_argument("--name", help="of the part; the bundle becomes <engine>-<name>; default: the folder's")
     commission.add_argument("--out", type=Path, metavar="DIR", help="default: commissioned/<engine>-<name>")
@@ -195,6 +195,7 @@ def _commission(args: argparse.Namespace) -> int:
     from ..train.commission import Tuning
     from ..train.commission_bundle import commission
     from ..train.commission_card import table
+    from ..train.surface_commission import surface_table
 
     threads = {} if args.threads is None else {"threads": args.threads}
     report = commission(
@@ -204,7 +205,8 @@ def _commission(args: argparse.Namespace) -> int:
             seed=args.seed, minutes=args.minutes, device=args.device, pictures=args.pictures, **threads
         ),
     )  # fmt: skip
-    emit(report, f"{table(report)}\nsealed {report['bundle']}", as_json=args.json)
+    text = surface_table(Path(report["bundle"]).name, report) if "pictures" in report else table(report)
+    emit(report, f"{text}\nsealed {report['bundle']}", as_json=args.json)
     return 0
 
 

@@ -135,8 +135,8 @@ def fit(
 
 def fit_on(
     on: Path, out: Path, *, name: str | None = None, split: str | None = None, test_split: str | None = None,
-    left_out: Sequence[str] = (), licence: str = "", seed: int = 4, minutes: float = 61.0, steps: int = 200_000,
-    threads: int = 1, device: str = "auto", progress: bool | None = None,
+    left_out: Sequence[str] = (), licence: str = "", bundle_version: str = "0.1.0", seed: int = 4,
+    minutes: float = 61.0, steps: int = 200_000, threads: int = 1, device: str = "auto", progress: bool | None = None,
 ) -> Path:  # fmt: skip
     """Train a surface engine on a site's own labelled pictures and seal it; returns the bundle's folder.
 
@@ -153,7 +153,7 @@ def fit_on(
                 validate_minutes=max(0.5, min(5.0, minutes / 12)), widths=SURFACE_WIDTHS)  # fmt: skip
     chosen = name or re.sub(r"[^a-z0-9._-]+", "-", on.resolve().name.lower()).strip("-._")
     return fit_surface(on, out, name=chosen, split=split, test_split=test_split, left_out=left_out, plan=plan,
-                       licence=licence, progress=progress)  # fmt: skip
+                       licence=licence, bundle_version=bundle_version, progress=progress)  # fmt: skip
 
 
 def reinforce_on(

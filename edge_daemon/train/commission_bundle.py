@@ -26,7 +26,7 @@ from ..segment.bundle import Bundle, Thresholds
 from ..segment.onnx import OnnxEngine
 from ..segment.protocol import Engine
 from ..segment.sealed import sha256_hex
-from ..simulator import Radiograph
+from ..simulator import CASTING_TYPES, Radiograph
 from .calibrate import Limits, calibrate, known_scores
 from .certify import machine
 from .commission import Frames, Screened, Tuning, fine_tune, load_frames, marked, need_torch, screen_frames, split
@@ -37,6 +37,7 @@ from .pictures import IGNORED, visible_labels
 from .scoring import simulated as labelled
 from .statistics import poisson_interval
 from .superimpose import Ground, planted
+from .surface_commission import SurfaceCommission, commission_surface
 
 __all__ = ["as_thresholds", "commission", "draft_bundle", "line_thresholds", "planted_on", "turned_looks"]
 
@@ -90,6 +91,11 @@ def commission(
     out = out if out is not None else Path("commissioned") / bundle_name
     folder = out / bundle_name
     _check_target(folder, base, replace_bundle)
+    if base.types != CASTING_TYPES:
+        if folder.exists():
+            shutil.rmtree(folder)
+        asked = SurfaceCommission(bundle_name, _share(false_alarms), tuning)
+        return commission_surface(good, base, out, asked, progress=progress)
     if not 0.0 < false_alarms <= 1.0:
         raise UsageError(f"{false_alarms} false alarms a picture cannot be asked for", hint="more than 0, at most 1")
     low, high = base.qualified.mm_per_px
@@ -143,6 +149,12 @@ def commission(
     write_bytes_atomic(out / "report.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     write_bytes_atomic(out / "report.md", table(report).encode("utf-8"))
     return report
+
+
+def _share(false_alarms: float) -> float:
+    if not 0.0 < false_alarms < 1.0:
+        raise UsageError(f"{false_alarms} of the good pictures cannot be asked for", hint="between 0 and 1")
+    return false_alarms
 
 
 def _say(progress: bool | None, text: str) -> None:
@@ -284,7 +296,7 @@ def draft_bundle(folder: Path, base: Bundle, network: Any, name: str, trained_on
     if folder.exists():
         shutil.rmtree(folder)
     make_folder(folder)
-    export_onnx(network, folder / "model.onnx")
+    export_onnx(network, folder / "model.onnx", texture=base.has_texture)
     shutil.copyfile(base.folder / "labels.json", folder / "labels.json")
     _write_json(folder / "thresholds.json", {**_thresholds_document(base.thresholds), "known_scores": {}})
     _write_json(folder / "certificate.json", {"status": "not measured yet"})

@@ -54,7 +54,7 @@ class SurfaceLimits:
     mark together. unknown_alpha: share of known defects
     that may be called unknown. min_contrast, max_clipped_pct: the image gate."""
 
-    sound_marked: float = 0.02
+    sound_marked: float = 0.01
     any_marked: float = 0.05
     unknown_alpha: float = 0.05
     min_contrast: float = 0.012
