@@ -14,12 +14,15 @@ import pytest
 
 from edge_daemon.cli import main
 from edge_daemon.errors import IntegrityError, UsageError
+from edge_daemon.images import load_picture
 from edge_daemon.records import UNKNOWN_LABEL
+from edge_daemon.resources import engine_folder
 from edge_daemon.segment.bundle import Bundle, load, seal
+from edge_daemon.segment.onnx import OnnxEngine
 from edge_daemon.segment.prepare import prepare
 from edge_daemon.segment.protocol import Tensors
 from edge_daemon.segment.replacing import put_in_place, roll_back
-from edge_daemon.segment.see import name_regions, segmentation_from_logits
+from edge_daemon.segment.see import name_regions, see, segmentation_from_logits
 from edge_daemon.testing.engine_contract import tiny_manifest, tiny_model, tiny_thresholds, write_tiny_files
 from edge_daemon.train.annotations import Box
 from edge_daemon.train.labelled import Labelled
@@ -374,3 +377,56 @@ def test_reinforcing_starts_from_the_sealed_engine_and_re_measures_it(tmp_path: 
     assert "reinforced in scratches with 2 confirmed pictures" in candidate.manifest["trained_on"]
     assert set(report["table"]) == {"pitted_surface", "scratches"}
     assert load(base).version == "0.1.0", "not promoted without being asked"
+
+
+# ---- commissioning --------------------------------------------------------------------------------------------------
+
+
+def good_pictures(folder: Path, number: int, side_px: int = 112) -> Path:
+    folder.mkdir()
+    random = np.random.default_rng(9)
+    for k in range(number):
+        fine = cv2.GaussianBlur(random.normal(0, 1, (side_px + k % 3, side_px)).astype(np.float32), (0, 0), 1.2)
+        picture = np.clip(0.45 + 0.08 * fine, 0, 1)
+        cv2.imwrite(str(folder / f"good-{k:02d}.png"), np.round(255 * picture).astype(np.uint8))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch: its older exporter is the one that fits
+@pytest.mark.skipif(find_spec("torch") is None, reason="needs the extra train")
+def test_a_surface_is_commissioned_from_good_pictures_alone(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_daemon.train.surface_commission._PLANTED", 30)
+    good = good_pictures(tmp_path / "good", 24)
+    base = engine_folder("steel-surface")
+    arguments = ["train", "commission", "--good", str(good), "--engine", "steel-surface", "--name", "brushed",
+                 "--out", str(tmp_path / "out"), "--minutes", "0.05", "--threads", "1",
+                 "--false-alarms", "0.02"]  # fmt: skip
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    bundle = load(Path(report["bundle"]))
+    assert bundle.name == "steel-surface-brushed" and bundle.types == load(base).types
+    assert bundle.has_texture and bundle.thresholds.texture is not None
+    assert bundle.thresholds.known_scores == load(base).thresholds.known_scores
+    assert not bundle.thresholds.type_seeds
+    assert report["pictures"] == {"given": 24, "learned": 16, "held_out": 8, "planted": 30}
+    assert report["after"]["good_pictures_marked"]["k"] == 0, "half of 2 % of 64 looks is none"
+    assert 0 < report["after"]["found"]["n"] <= 30 and len(report["look_at"]) == 5
+    # What the line sees is what was measured: not one of the good pictures held out is marked.
+    engine = OnnxEngine(bundle, threads=1)
+    marked = {path.name for path in good.iterdir() if see(engine, load_picture(path).pixels).labels.any()}
+    engine.close()
+    assert len(marked) <= 16 and report["after"]["seed"] == pytest.approx(bundle.thresholds.seed, abs=1e-5)
+    assert {path.name for path in good.iterdir()} - marked >= set(report["held_out"])
+    card = (bundle.folder / "card.md").read_text(encoding="utf-8")
+    assert "24 good pictures given" in card and str(tmp_path) not in card
+    assert main(arguments) == 2, "never over a bundle that is there"
+    assert "already there" in capsys.readouterr().err
+    for path in sorted(good.iterdir())[:5]:
+        path.unlink()
+    assert main([*arguments, "--replace"]) == 2
+    assert "19 pictures; commissioning needs at least 20" in capsys.readouterr().err
+    (good / "twice.png").write_bytes((good / "good-10.png").read_bytes())
+    assert main([*arguments, "--replace"]) == 2
+    assert "good-10.png once more" in capsys.readouterr().err
