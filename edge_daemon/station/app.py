@@ -45,7 +45,7 @@ __all__ = ["PageServer", "make_app"]
 
 _STATIC = Path(__file__).parent / "static"
 _FONTS = Path(__file__).parent / "fonts"
-_STOP_TIMEOUT_S = 10
+_STOP_TIMEOUT_S, _BACKLOG = 10, 128
 
 
 def make_app(options: StationOptions) -> Starlette:
@@ -161,6 +161,7 @@ class PageServer:
             self._socket = socket.socket(family)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((options.host, options.port))
+            self._socket.listen(_BACKLOG)  # from now on whoever asks waits for the answer
         except OSError as error:
             raise UnavailableError(
                 f"{options.host}:{options.port} cannot be used for the page: {error.strerror or error}",
@@ -169,7 +170,7 @@ class PageServer:
         self._server = Server(uvicorn.Config(
             self._app, log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
             ssl_certfile=options.tls_cert, ssl_keyfile=options.tls_key, limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=15, timeout_graceful_shutdown=_STOP_TIMEOUT_S, backlog=128, ws="none", http=protocol(),
+            timeout_keep_alive=15, timeout_graceful_shutdown=_STOP_TIMEOUT_S, backlog=_BACKLOG, ws="none", http=protocol(),
             h11_max_incomplete_event_size=32 << 10,
         ))  # fmt: skip
         self._thread: threading.Thread | None = None

@@ -159,6 +159,11 @@ class Choices:
                 self._stations.popitem(last=False)
         return station
 
+    def check(self, choice: Choice) -> None:
+        """Whether it is clear which engine looks, before a picture waits for it. Raises EdgeError."""
+        if not choice.recipe:
+            self._engine_folder(choice)
+
     def _engine_folder(self, choice: Choice) -> Path:
         engines = self.engines()
         if choice.engine:

@@ -96,6 +96,7 @@ async def submit(request: Request) -> Response:
     given = {name: text_of(form, name) for name in (*_FIELDS, "again")}
     try:
         choice = choice_of(given)
+        await to_thread.run_sync(own.choices.check, choice)
         sent = form.get("picture")
         if given["again"]:
             upload = await _stored_frame(request, given["again"])

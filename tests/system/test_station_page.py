@@ -121,7 +121,7 @@ def page(chromium: Any, server: PageServer) -> Iterator[Any]:
     """A fresh browser with a session. Any request elsewhere, any blocked by the policy and any script error fails."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, locale="en-GB")
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(20_000)
     wrong: list[str] = []
     page.on("request", lambda one: wrong.append(one.url) if not one.url.startswith((base(server), "blob:")) else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -270,6 +270,7 @@ def test_a_picture_is_pasted_and_judged_by_a_table(page: Any, server: PageServer
     page.set_input_files("#picture", place / "rejectable.png")
     page.fill("input[name=mm_per_px]", "0.1")
     page.fill("input[name=u]", "0.0005")
+    page.select_option("select[name=engine]", "castings-xray")
     page.click("#go")
     page.wait_for_url("**/records/page/*")
     assert page.get_attribute("#verdict", "data-outcome") == "FAIL"
@@ -345,7 +346,7 @@ def test_axe_finds_no_serious_violation(chromium: Any, server: PageServer, place
         # The policy of the page keeps foreign scripts out, the test's as well.
         context = chromium.new_context(color_scheme=scheme, locale=language, bypass_csp=True)
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(20_000)
         page.goto(server.url)
         record = inspect(page, server, place / "rejectable.png", "recipe:plain").removeprefix(base(server))
         pages = ["/", record, "/live", "/history", "/library", "/system", "/audit", "/nowhere"]

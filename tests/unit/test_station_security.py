@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from edge_daemon.errors import ConfigError, UsageError
+from edge_daemon.errors import ConfigError, StorageError, UsageError
 from edge_daemon.memory import MemoryBank
+from edge_daemon.station import web
 from edge_daemon.station.app import PageServer, make_app
 from edge_daemon.station.options import StationOptions, is_loopback
+from edge_daemon.station.serving import protocol
 from edge_daemon.station.sessions import RateLimiter, Sessions, Throttle
 from edge_daemon.station.users import Users, may
 
@@ -299,6 +304,83 @@ def test_going_back_leads_to_a_page_of_our_own(server: PageServer) -> None:
     assert '<html lang="he" dir="rtl" data-theme="dark">' in page.text
 
 
+def raw(server: PageServer, request: bytes, wait_s: float = 10.0) -> bytes:
+    """The answer to exactly these bytes, until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=wait_s) as one:
+        one.sendall(request)
+        got = b""
+        while data := one.recv(65536):
+            got += data
+        return got
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "]", "127.0.0.1@evil.example", "evil.example#127.0.0.1", ""])
+def test_a_host_that_is_none_is_refused_and_breaks_nothing(server: PageServer, host: str) -> None:
+    answer = raw(server, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert answer.split(b" ", 2)[1] in (b"421", b"400")
+    assert b"Traceback" not in answer and b"running" not in answer
+
+
+def test_no_line_of_a_header_comes_from_outside(server: PageServer) -> None:
+    client = browser(server)
+    for back in ("/live\r\nset-cookie: edge_session=x", "/live\nx: y", "/\t/evil.example", "/live\x00", "/ליב"):
+        answer = client.post("/look", data={"csrf": csrf_of(client), "theme": "dark", "back": back})
+        assert answer.status_code in (303, 400), back
+        assert answer.headers.get("location", "/") == "/" and "x" not in answer.headers
+        assert "edge_session" not in answer.headers.get("set-cookie", "")
+
+
+def test_the_key_leads_to_no_other_machine(server: PageServer) -> None:
+    token = server.url.partition("token=")[2]
+    answer = raw(
+        server, f"GET //evil.example/?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        "Connection: close\r\n\r\n".encode(),
+    )  # fmt: skip
+    assert b"location: /\r\n" in answer.lower()
+
+
+def test_who_opens_connections_and_says_nothing_loses_them(tmp_path: Path) -> None:
+    """One machine must not keep everybody else out by holding all connections there are."""
+    running = PageServer(StationOptions(data=tmp_path / "data", port=0))
+    running._server.config.http = protocol(head_timeout_s=0.5, of_an_address=3)
+    with running:
+        address = ("127.0.0.1", running.port)
+        httpx.get(f"{base_of(running)}/healthz")
+        idle = [socket.create_connection(address, timeout=10) for _ in range(2)]
+        idle[1].sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+        assert httpx.get(f"{base_of(running)}/healthz").status_code == 200
+        more = [socket.create_connection(address, timeout=10) for _ in range(3)]
+        started_s = time.monotonic()
+        assert [one.recv(10) for one in (*more[1:], *idle)] == [b""] * 4, "too many, and too slow"
+        assert time.monotonic() - started_s < 5.0
+        assert httpx.get(f"{base_of(running)}/healthz").status_code == 200
+        for one in (*idle, *more):
+            one.close()
+
+
+def test_a_form_that_comes_too_slowly_is_cut_off(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part in time, but never an end."""
+    monkeypatch.setattr(web, "_FORM_S", 0.6)
+    monkeypatch.setattr(web, "_SLOWEST_BYTES_PER_S", 1 << 30)
+    client = browser(server)
+    head = (
+        f"POST /look HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nOrigin: {base_of(server)}\r\nContent-Length: 9999\r\n"
+        f"Cookie: edge_session={client.cookies['edge_session']}\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n\r\ncsrf="
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.1) as one:
+        one.sendall(head.encode())
+        got, sent = b"", 0
+        while not got and sent < 100:
+            one.sendall(b"x")
+            sent += 1
+            try:
+                got = one.recv(65536)
+            except TimeoutError:
+                continue
+    assert got.startswith(b"HTTP/1.1 408"), (got[:40], sent)
+
+
 def test_a_form_that_is_too_long_is_cut_off(server: PageServer) -> None:
     client = browser(server)
     answer = client.post("/look", data={"csrf": csrf_of(client), "back": "x" * (2 << 20)})
@@ -383,6 +465,74 @@ def test_changes_of_users_stand_in_the_trail_with_who_and_why_and_end_their_sess
     assert "passed the exam" in page and "user_role" in page and "each as it was written" in page
     token = csrf_of(logged_in(staffed, "ian"))
     assert logged_in(staffed, "ian").post("/users", data={**form, "csrf": token}).status_code == 403
+
+
+def test_nobody_is_logged_in_from_elsewhere(staffed: PageServer) -> None:
+    """A foreign page that logs a browser in as somebody would get what is then sent."""
+    for headers in ({"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+        answer = httpx.post(f"{base_of(staffed)}/login", data={"name": "ann", "password": PASSWORD}, headers=headers)
+        assert answer.status_code == 403 and "set-cookie" not in answer.headers
+    answer = httpx.post(f"{base_of(staffed)}/login", data={"name": "ann", "password": PASSWORD})
+    assert answer.status_code == 403, "says nothing of where it is from"
+
+
+def test_a_session_is_never_the_one_that_was_brought_along(staffed: PageServer) -> None:
+    client = browser(staffed, key=False)
+    client.cookies.set("edge_session", "chosen-by-somebody-else")
+    assert client.get("/history").headers["location"] == "/login"
+    client.post("/login", data={"name": "ian", "password": PASSWORD})
+    first = client.cookies.get("edge_session", domain="127.0.0.1")
+    assert first not in (None, "chosen-by-somebody-else")
+    client.cookies.clear()
+    client.cookies.set("edge_session", first)
+    client.post("/login", data={"name": "otto", "password": PASSWORD})
+    old = httpx.get(f"{base_of(staffed)}/history", cookies={"edge_session": first})
+    assert old.status_code == 303, "the session of before has ended"
+
+
+def test_many_wrong_passwords_at_once_win_nothing(staffed: PageServer) -> None:
+    def attempt(_: int) -> int:
+        with httpx.Client(base_url=base_of(staffed), headers={"origin": base_of(staffed)}, timeout=30.0) as client:
+            return client.post("/login", data={"name": "ann", "password": "wrong"}).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(attempt, range(24)))
+    assert answers.count(403) <= 5 and answers.count(429) >= 19
+
+
+def test_a_removed_user_is_not_let_in_while_the_password_is_looked_at(staffed: PageServer) -> None:
+    users = staffed._app.state.services.users
+    really = users.check
+
+    def slowly(name: str, password: str) -> Any:
+        found = really(name, password)
+        users.remove("ian")
+        return found
+
+    users.check = slowly
+    answer = browser(staffed, key=False).post("/login", data={"name": "ian", "password": PASSWORD})
+    assert answer.status_code == 403 and "set-cookie" not in answer.headers
+
+
+def test_what_the_trail_cannot_keep_is_not_done(staffed: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = logged_in(staffed, "ann")
+    form = {"csrf": csrf_of(ann, "/users"), "name": "otto", "role": "administrator", "why": "x", "do": "role"}
+    before = staffed.options.users.read_bytes() if staffed.options.users else b""
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full", code="DISK_FULL")
+
+    assert ann.post("/users", data={**form, "why": ""}).status_code == 400, "who and why, or not at all"
+    monkeypatch.setattr(staffed._app.state.services.banks, "note", full)
+    for change in ({}, {"do": "remove"}, {"do": "add", "name": "new", "password": PASSWORD},
+                   {"do": "password", "password": PASSWORD}):  # fmt: skip
+        assert ann.post("/users", data={**form, **change}).status_code == 400, change
+    assert staffed.options.users is not None and staffed.options.users.read_bytes() == before
+
+
+def test_the_next_one_at_the_panel_finds_no_picture_of_before(staffed: PageServer) -> None:
+    client = logged_in(staffed, "ian")
+    assert client.post("/logout", data={"csrf": csrf_of(client)}).headers["clear-site-data"] == '"cache"'
 
 
 def test_logging_out_ends_the_session(staffed: PageServer) -> None:
