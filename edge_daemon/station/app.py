@@ -170,8 +170,8 @@ class PageServer:
         self._server = Server(uvicorn.Config(
             self._app, log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
             ssl_certfile=options.tls_cert, ssl_keyfile=options.tls_key, limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=15, timeout_graceful_shutdown=_STOP_TIMEOUT_S, backlog=_BACKLOG, ws="none", http=protocol(),
-            h11_max_incomplete_event_size=32 << 10,
+            timeout_keep_alive=15, timeout_graceful_shutdown=_STOP_TIMEOUT_S, backlog=_BACKLOG, ws="none",
+            http=protocol(), h11_max_incomplete_event_size=32 << 10,
         ))  # fmt: skip
         self._thread: threading.Thread | None = None
 

@@ -1,7 +1,6 @@
 """The page in a real browser: from a picture to the verdict, to the report, for every outcome; the line beside it.
 
-Screenshots go to ``PAGE_SHOTS`` (else a temporary folder). axe-core is looked for in ``AXE_CORE`` (a file axe.min.js;
-npm install axe-core); without it that one test skips.
+Screenshots go to ``PAGE_SHOTS``, else to a temporary folder.
 """
 
 from __future__ import annotations
@@ -331,17 +330,9 @@ def test_every_page_in_hebrew_dark_and_on_a_phone(chromium: Any, server: PageSer
         context.close()
 
 
-def axe_file() -> Path | None:
-    for candidate in (os.environ.get("AXE_CORE", ""), "node_modules/axe-core/axe.min.js"):
-        if candidate and Path(candidate).is_file():
-            return Path(candidate)
-    return None
-
-
-@pytest.mark.skipif(axe_file() is None, reason="needs axe-core: npm install axe-core, AXE_CORE=.../axe.min.js")
+@pytest.mark.needs("axe")
 def test_axe_finds_no_serious_violation(chromium: Any, server: PageServer, place: Path) -> None:
-    found = axe_file()
-    assert found is not None
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     for scheme, language in (("light", "en-GB"), ("dark", "he-IL")):
         # The policy of the page keeps foreign scripts out, the test's as well.
         context = chromium.new_context(color_scheme=scheme, locale=language, bypass_csp=True)
@@ -354,7 +345,7 @@ def test_axe_finds_no_serious_violation(chromium: Any, server: PageServer, place
         pages += ["/library/references/demo/aluminum/6.35mm/gas_hole"]
         for path in pages:
             page.goto(base(server) + path)
-            page.add_script_tag(path=found)
+            page.evaluate(axe)
             result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
             bad = [(one["id"], one["impact"], one["nodes"][0]["html"][:160]) for one in result["violations"]
                    if one["impact"] in ("serious", "critical")]  # fmt: skip

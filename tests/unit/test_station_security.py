@@ -485,7 +485,9 @@ def test_a_session_is_never_the_one_that_was_brought_along(staffed: PageServer) 
     assert first not in (None, "chosen-by-somebody-else")
     client.cookies.clear()
     client.cookies.set("edge_session", first)
-    client.post("/login", data={"name": "otto", "password": PASSWORD})
+    other = {"name": "otto", "password": PASSWORD}
+    assert client.post("/login", data=other).status_code == 403, "not over the head of whoever is here"
+    client.post("/login", data={**other, "csrf": csrf_of(client, "/login")})
     old = httpx.get(f"{base_of(staffed)}/history", cookies={"edge_session": first})
     assert old.status_code == 303, "the session of before has ended"
 
