@@ -5,7 +5,7 @@
     python -m edge_daemon.testing.page_study --parts 300 --rounds 2   # the line without and with a hammered page
 
 Every answer comes over HTTP from the real command in a process of its own. The browsers are threads of this process,
-or, beside a line, of another one at the lowest priority: on a device they would be other machines.
+or, beside a line, of another one that gives way to it: on a device they would be other machines.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def measure_pages(database: Path, runs: int) -> Iterator[str]:
 
 @dataclass(slots=True)
 class _Hammer:
-    """Another process at the lowest priority that asks the page for everything, again and again."""
+    """Another process, nicer than the line, that asks the page for everything, again and again."""
 
     process: subprocess.Popen[bytes] | None = None
 
@@ -219,7 +219,7 @@ class _Hammer:
         """Begin."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "edge_daemon.testing.page_study", "--hammer", url],
-            stdout=subprocess.PIPE, preexec_fn=lambda: os.nice(19),  # noqa: PLW1509 - before any thread of ours
+            stdout=subprocess.PIPE, preexec_fn=lambda: os.nice(10),  # noqa: PLW1509 - before any thread of ours
         )  # fmt: skip
 
     def stop(self) -> dict[str, int]:
@@ -228,7 +228,7 @@ class _Hammer:
             return {}
         self.process.terminate()
         said, _ = self.process.communicate(timeout=_START_S)
-        found: dict[str, int] = json.loads(said)
+        found: dict[str, int] = json.loads(said or b"{}")
         return found
 
 
