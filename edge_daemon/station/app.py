@@ -60,7 +60,7 @@ def make_app(options: StationOptions) -> Starlette:
     def kept(job: Job) -> None:
         banks.note("inspected", job.record_id, who=job.user, body={"picture": job.name, "again": job.again})
 
-    bench = Workbench(choices, banks, options.limits, kept, niceness=options.niceness)
+    bench = Workbench(choices, banks, options.limits, kept)
     own = Services(
         options=options, banks=banks, choices=choices, bench=bench, sessions=Sessions(), users=users,
         watch=LineWatch(options.watch_url), token=options.token or secrets.token_urlsafe(24), throttle=Throttle(),

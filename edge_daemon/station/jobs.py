@@ -1,7 +1,7 @@
 """Pictures that wait to be inspected, and corrected label images that wait to be judged, one after the other, each
 belonging to the session that sent it.
 
-One worker thread, nicer than the rest where a line runs on the same machine: the line comes first. A job is known only
+One worker thread: one picture at a time. Beside a line it gives way with the rest of the page. A job is known only
 to its session; its record is known afterwards to the user who submitted it.
 """
 
@@ -93,11 +93,8 @@ class Workbench:
         banks: Banks,
         limits: Limits,
         kept: Callable[[Job], None] = lambda _: None,
-        *,
-        niceness: int = 0,
     ) -> None:
         self._choices, self._banks, self._limits, self._kept = choices, banks, limits, kept
-        self._niceness = niceness
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -173,7 +170,6 @@ class Workbench:
     # ---------------------------------------------------------------- the worker
 
     def _work(self) -> None:
-        step_back(self._niceness)
         while (job := self._waiting.get()) is not None:
             if job.over:
                 continue
@@ -269,8 +265,10 @@ def _write_pictures(folder: Path, station: Station, pixels: NDArray[Any], inspec
         write_bytes_atomic(folder / "heat.jpg", encoded(heat, "JPEG"))
 
 
-def step_back(niceness: int) -> None:
+def step_back(steps: int) -> None:
     """This thread, and those that are started from it, give way to everything else; for the disk as well, because
-    the kernel takes the priority of a thread's reading and writing from its niceness."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
+    the kernel takes the priority of a thread's reading and writing from its niceness. steps: nicer by so many."""
+    if steps > 0:
+        with contextlib.suppress(OSError):
+            now = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, now + steps))

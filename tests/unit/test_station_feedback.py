@@ -3,9 +3,11 @@ user must not see of another's."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -381,3 +383,19 @@ def test_the_clerk_waits_for_the_line_and_never_migrates(clerk: Clerk, tmp_path:
         db.execute("ROLLBACK")
     db.close()
     clerk.edit_pattern("crack", who="ann", why="x", causes=["one"])
+
+
+def test_the_page_gives_way_and_the_clerk_does_not(tmp_path: Path) -> None:
+    """Beside a line: every thread that serves, and what the bench looks with, but not who writes to the line's bank."""
+    MemoryBank(tmp_path / "memory.db").close()
+    options = StationOptions(data=tmp_path / "data", port=0, database=tmp_path / "memory.db", niceness=7)
+    with PageServer(options) as server, closing(client_of(server)) as client:
+        assert client.get("/history").status_code == 200
+        services = server._app.state.services
+        mine = os.getpriority(os.PRIO_PROCESS, 0)
+        threads = {one.name: os.getpriority(os.PRIO_PROCESS, one.native_id or 0) for one in threading.enumerate()}
+        clerk = services.banks.clerk._process
+        assert clerk is not None and os.getpriority(os.PRIO_PROCESS, clerk.pid) == mine
+        assert threads["page"] == threads["inspect"] == min(19, mine + 7)
+        assert all(nice == min(19, mine + 7) for name, nice in threads.items() if "AnyIO" in name)
+        assert threads["MainThread"] == mine

@@ -140,12 +140,8 @@ function startEditor() {
   }
   scale(Math.max(1, fitted()));
 
-  const legend = document.getElementById("legend");
-  for (const one of value.options) {
-    const swatch = document.createElement("span");
-    swatch.className = "swatch";
-    swatch.style.background = `rgb(${colourOf(Number(one.value)).join(" ")})`;
-    legend.append(swatch, one.textContent);
+  for (const one of form.querySelectorAll(".swatch")) {
+    one.style.background = `rgb(${colourOf(Number(one.dataset.value)).join(" ")})`;
   }
 
   async function begin() {
