@@ -228,7 +228,9 @@ class _Hammer:
             return {}
         self.process.terminate()
         said, _ = self.process.communicate(timeout=_START_S)
-        found: dict[str, int] = json.loads(said or b"{}")
+        if not said:
+            raise RuntimeError("the load on the page ended before the line did")
+        found: dict[str, int] = json.loads(said)
         return found
 
 
@@ -248,7 +250,7 @@ def hammer(url: str) -> dict[str, int]:
 
     def browse(number: int) -> None:
         rng = random.Random(number)  # noqa: S311 - which page next, no secret
-        with Browser(url) as browser:
+        with contextlib.closing(Browser(url)) as browser:
             token = browser.form_token()
             pixels = _pictures(1, 964_000 + number)[0]
             while not stop.is_set():

@@ -399,3 +399,29 @@ def test_the_page_gives_way_and_the_clerk_does_not(tmp_path: Path) -> None:
         assert threads["page"] == threads["inspect"] == min(19, mine + 7)
         assert all(nice == min(19, mine + 7) for name, nice in threads.items() if "AnyIO" in name)
         assert threads["MainThread"] == mine
+
+
+def test_whatever_a_record_says_is_text(who: dict[str, httpx.Client], records: dict[str, str], place: Path) -> None:
+    """Names come from recipes, engines and files of others; none of them becomes a part of a page or a report."""
+    document = who["ian"].get(f"{records['line']}/record.json").json()
+    record_id = new_record_id()
+    document |= {"record_id": record_id, "recipe": NASTY, "station": NASTY, "image": f"/x/{NASTY}.png",
+                 "message": NASTY, "reasons": [{"code": NASTY, "text": NASTY}], "notices": [{"code": NASTY, "text": NASTY}],
+                 "submitted_by": NASTY, "again": f"line/{NASTY}"}  # fmt: skip
+    document["engine"] |= {"name": NASTY, "backend": NASTY}
+    for one in document["types"]:
+        one |= {"row": NASTY, "verbatim": NASTY, "zone": NASTY}
+    with MemoryBank(place / "memory.db") as bank:
+        record = Record(record_id, 8, NASTY, UTC, Outcome(document["outcome"]), "FAIL", document)
+        bank.store(record, pictures=str(place / "kept" / records["line"].rpartition("/")[2]))
+    address = f"/records/line/{record_id}"
+    pages = ["/history", "/live", "/live/state", "/statistics?by=recipe", "/statistics?by=line", address,
+             f"{address}/similar", f"{address}/correct", f"{address}/report.html", f"{records['line']}/similar",
+             f"/?again=line/{record_id}"]  # fmt: skip
+    seen = 0
+    for path in pages:
+        answer = who["ian"].get(path)
+        assert answer.status_code == 200, path
+        assert "<script>alert" not in answer.text and "<img src=x" not in answer.text, path
+        seen += "&lt;script&gt;" in answer.text
+    assert seen >= 5
