@@ -286,6 +286,8 @@ def _one_step(
                     count("feedback refused")
                     return
         count(step)
+    except httpx.ConnectError:  # the page is gone: the line is done
+        time.sleep(0.2)
     except (httpx.HTTPError, RuntimeError) as error:
         count(f"{type(error).__name__} at {step}")
 

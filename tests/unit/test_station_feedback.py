@@ -406,8 +406,9 @@ def test_whatever_a_record_says_is_text(who: dict[str, httpx.Client], records: d
     document = who["ian"].get(f"{records['line']}/record.json").json()
     record_id = new_record_id()
     document |= {"record_id": record_id, "recipe": NASTY, "station": NASTY, "image": f"/x/{NASTY}.png",
-                 "message": NASTY, "reasons": [{"code": NASTY, "text": NASTY}], "notices": [{"code": NASTY, "text": NASTY}],
-                 "submitted_by": NASTY, "again": f"line/{NASTY}"}  # fmt: skip
+                 "message": NASTY, "reasons": [{"code": NASTY, "text": NASTY}],
+                 "notices": [{"code": NASTY, "text": NASTY}], "submitted_by": NASTY,
+                 "again": f"line/{NASTY}"}  # fmt: skip
     document["engine"] |= {"name": NASTY, "backend": NASTY}
     for one in document["types"]:
         one |= {"row": NASTY, "verbatim": NASTY, "zone": NASTY}
