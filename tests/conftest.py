@@ -53,6 +53,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "run as root"),
     "pdftotext": (_program("pdftotext"), "apt-get install poppler-utils"),
     "openssl": (_program("openssl"), "apt-get install openssl"),
+    "axe": (_module("axe_playwright_python"), "pip install 'edge-daemon[dev]'"),
     "chromium": (_program("chromium"), "apt-get install chromium"),
     "playwright": (_module("playwright"), "pip install 'edge-daemon[dev]'"),
     "aravis": (_aravis, "apt-get install gir1.2-aravis-0.8 and pip install 'edge-daemon[aravis]'"),

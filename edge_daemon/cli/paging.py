@@ -55,7 +55,7 @@ def register(commands: Any) -> None:
     offer.add_argument("--backend", choices=["auto", "onnxruntime", "tensorrt"], help="of the engine (auto)")
     offer.add_argument("--threads", type=_small(1, 64), metavar="N", help="CPU threads of the engine (1)")
     offer.add_argument("--nice", type=_small(0, 19), metavar="N",
-                       help="how far inspecting gives way to everything else (15 beside a line, else 0)")  # fmt: skip
+                       help="by how much the page is nicer than it was started (15 beside a line, else 0)")  # fmt: skip
     secure = station.add_argument_group("who may use it")
     secure.add_argument("--users", type=Path, metavar="FILE", help="file of users; without it there is one key")
     secure.add_argument("--tls-cert", type=Path, metavar="PEM")

@@ -92,6 +92,23 @@ class MemoryBank(Journal):
         wanted = Wanted(outcome, defect_type, since, until, recipe, station, result, part_id)
         return finding.stored_records(self._db, finding.numbers(self._db, wanted, limit=limit, before=before))
 
+    def count(
+        self,
+        *,
+        most: int,
+        outcome: Outcome | str | None = None,
+        defect_type: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        recipe: str | None = None,
+        station: str | None = None,
+        result: str | None = None,
+        part_id: int | None = None,
+    ) -> int:
+        """How many records meet every condition given; counting stops at ``most``. Reads no documents."""
+        wanted = Wanted(outcome, defect_type, since, until, recipe, station, result, part_id)
+        return len(finding.numbers(self._db, wanted, limit=most))
+
     def indications(self, number: int) -> list[Indication]:
         """The stored indications of the record with this number, in the order of its document's ``defects``."""
         rows = self._db.query(f"{SELECT_INDICATION} WHERE number = ? ORDER BY position", (number,))

@@ -225,10 +225,15 @@ class _Csv:
 
     def page(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            self._line([row[name] for name in self._columns])
+            self._line([_cell(row[name]) for name in self._columns])
 
     def close(self) -> None:
         """Nothing follows the last line."""
+
+
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets an apostrophe in front: what people wrote is not run."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 class _Text:

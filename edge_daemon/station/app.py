@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvicorn
@@ -22,13 +21,22 @@ from starlette.staticfiles import StaticFiles
 
 from ..errors import ConfigError, EdgeError, UnavailableError, UsageError
 from ..images import make_folder
-from . import views_account, views_inspect, views_library, views_line, views_record
-from .audit import AuditTrail
+from . import (
+    views_account,
+    views_feedback,
+    views_figures,
+    views_inspect,
+    views_knowledge,
+    views_library,
+    views_line,
+    views_record,
+)
 from .bank import Banks
 from .choices import Choices
-from .jobs import Job, Workbench
+from .jobs import Job, Workbench, step_back
 from .live import LineWatch
 from .options import StationOptions
+from .serving import CONNECTIONS, Server, protocol
 from .sessions import RateLimiter, Sessions, Throttle
 from .users import Users
 from .web import Guard, Services, error_response
@@ -37,7 +45,7 @@ __all__ = ["PageServer", "make_app"]
 
 _STATIC = Path(__file__).parent / "static"
 _FONTS = Path(__file__).parent / "fonts"
-_STOP_TIMEOUT_S = 10
+_STOP_TIMEOUT_S, _BACKLOG = 10, 128
 
 
 def make_app(options: StationOptions) -> Starlette:
@@ -48,14 +56,13 @@ def make_app(options: StationOptions) -> Starlette:
     data = make_folder(options.data)
     data.chmod(0o700)
     banks, choices = Banks(data, options.database), Choices(options)
-    trail = AuditTrail(data / "audit.jsonl")
 
     def kept(job: Job) -> None:
-        trail.note("inspected", job.record_id, who=job.user, body={"picture": job.name, "again": job.again})
+        banks.note("inspected", job.record_id, who=job.user, body={"picture": job.name, "again": job.again})
 
-    bench = Workbench(choices, banks, options.limits, kept, niceness=options.niceness)
+    bench = Workbench(choices, banks, options.limits, kept)
     own = Services(
-        options=options, banks=banks, choices=choices, bench=bench, sessions=Sessions(), users=users, audit=trail,
+        options=options, banks=banks, choices=choices, bench=bench, sessions=Sessions(), users=users,
         watch=LineWatch(options.watch_url), token=options.token or secrets.token_urlsafe(24), throttle=Throttle(),
         limiter=RateLimiter(300, 80.0), uploads=RateLimiter(150, 3.0),
     )  # fmt: skip
@@ -63,6 +70,7 @@ def make_app(options: StationOptions) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         bench.start()
+        views_feedback.warm(banks)
         yield
         bench.stop()
         choices.close()
@@ -97,17 +105,25 @@ def _routes() -> list[Route | Mount]:
         Route("/records/{source}/{record}", views_record.record_page),
         Route("/records/{source}/{record}/picture/{name}", views_record.picture),
         Route("/records/{source}/{record}/report.{kind}", views_record.report),
+        Route("/records/{source}/{record}/feedback", views_feedback.feedback, methods=["POST"]),
+        Route("/records/{source}/{record}/correct", views_feedback.correct, methods=["GET", "POST"]),
+        Route("/records/{source}/{record}/similar", views_feedback.similar),
+        Route("/records/{source}/{record}/mask/{sha256}.png", views_feedback.mask),
         Route("/records/{source}/{record}/{file}", views_record.download),
         Route("/live", views_line.live),
         Route("/live/state", views_line.live_state),
         Route("/history", views_line.history),
         Route("/history/lot.pdf", views_line.lot),
+        Route("/history/{table}.{kind}", views_figures.export),
+        Route("/statistics", views_figures.statistics),
+        Route("/knowledge", views_knowledge.knowledge),
+        Route("/knowledge/{type}", views_knowledge.pattern, methods=["GET", "POST"]),
         Route("/library", views_library.library),
         Route("/library/standards/{name}", views_library.standard),
         Route("/library/references/{name:path}/plate/{level:int}", views_library.plate),
         Route("/library/references/{name:path}", views_library.reference_set),
         Route("/system", views_account.system),
-        Route("/audit", views_account.audit),
+        Route("/audit", views_knowledge.audit),
         Route("/users", views_account.users, methods=["GET", "POST"]),
         Route("/login", views_account.login, methods=["GET", "POST"]),
         Route("/logout", views_account.logout, methods=["POST"]),
@@ -130,22 +146,6 @@ def _check_tls(options: StationOptions) -> None:
         ) from None
 
 
-class _Server(uvicorn.Server):
-    """Told to stop, it stops and is done; uvicorn's own would end the process by that very signal afterwards."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 class PageServer:
     """The page on its port. ``run`` serves until a signal; as a context manager it serves in a thread (tests, demo).
 
@@ -161,15 +161,17 @@ class PageServer:
             self._socket = socket.socket(family)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((options.host, options.port))
+            self._socket.listen(_BACKLOG)  # from now on whoever asks waits for the answer
         except OSError as error:
             raise UnavailableError(
                 f"{options.host}:{options.port} cannot be used for the page: {error.strerror or error}",
                 code="PORT", hint="is it running already? Else choose another --port",
             ) from error  # fmt: skip
-        self._server = _Server(uvicorn.Config(
+        self._server = Server(uvicorn.Config(
             self._app, log_config=None, access_log=False, server_header=False, date_header=False, proxy_headers=False,
-            ssl_certfile=options.tls_cert, ssl_keyfile=options.tls_key, limit_concurrency=100, timeout_keep_alive=15,
-            timeout_graceful_shutdown=_STOP_TIMEOUT_S, backlog=128, ws="none", h11_max_incomplete_event_size=32 << 10,
+            ssl_certfile=options.tls_cert, ssl_keyfile=options.tls_key, limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=15, timeout_graceful_shutdown=_STOP_TIMEOUT_S, backlog=_BACKLOG, ws="none",
+            http=protocol(), h11_max_incomplete_event_size=32 << 10,
         ))  # fmt: skip
         self._thread: threading.Thread | None = None
 
@@ -189,10 +191,18 @@ class PageServer:
     def run(self, started: Callable[[str], None] = lambda _: None) -> None:
         """Serve until SIGINT or SIGTERM."""
         started(self.url)
+        self._serve()
+
+    def _serve(self) -> None:
+        """The clerk first, at the priority of now; everything else gives way from here on."""
+        services: Services = self._app.state.services
+        if services.banks.clerk is not None:
+            services.banks.clerk.start()
+        step_back(self.options.niceness)
         self._server.run(sockets=[self._socket])
 
     def __enter__(self) -> PageServer:
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="page")
+        self._thread = threading.Thread(target=self._serve, name="page")
         self._thread.start()
         return self
 

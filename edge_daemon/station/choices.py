@@ -57,6 +57,17 @@ class Choice:
     mm_per_px: float | None = None
     u_mm_per_px: float | None = None
 
+    @staticmethod
+    def of(document: object) -> Choice | None:
+        """The choice that a record of the page keeps under ``chosen``; None where it keeps none that can be read."""
+        if not isinstance(document, dict):
+            return None
+        try:
+            table = document.get("table")
+            return Choice(**{**document, "table": None if table is None else TableChoice(**table)})
+        except TypeError:
+            return None
+
     @property
     def scale(self) -> Scale | None:
         """The scale that was typed in."""
@@ -72,6 +83,7 @@ class Choices:
         self._options = options
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._stations: OrderedDict[tuple[object, ...], Station] = OrderedDict()
+        self._types: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -91,6 +103,17 @@ class Choices:
         else:
             folders = sorted(path.parent for path in data_folder("engines").glob("*/manifest.json"))
         return {folder.name: folder for folder in folders}
+
+    def types_of(self, engine_sha256: str) -> tuple[str, ...] | None:
+        """What the values 1..K of an engine's labels mean; None where that very engine is not here (any more)."""
+        if engine_sha256 not in self._types:
+            for folder in self.engines().values():
+                try:
+                    bundle = load(folder)
+                except EdgeError:
+                    continue  # a broken bundle is shown on the page of the system
+                self._types[bundle.sha256] = tuple(bundle.types)
+        return self._types.get(engine_sha256)
 
     def recipes(self) -> dict[str, Path]:
         """Recipe files by the name inside; a second one of the same name gets a number. One that cannot be read keeps
@@ -135,6 +158,11 @@ class Choices:
             while len(self._stations) > _MOST_STATIONS:
                 self._stations.popitem(last=False)
         return station
+
+    def check(self, choice: Choice) -> None:
+        """Whether it is clear which engine looks, before a picture waits for it. Raises EdgeError."""
+        if not choice.recipe:
+            self._engine_folder(choice)
 
     def _engine_folder(self, choice: Choice) -> Path:
         engines = self.engines()

@@ -1,6 +1,7 @@
-"""Pictures that wait to be inspected, one after the other, each belonging to the session that sent it.
+"""Pictures that wait to be inspected, and corrected label images that wait to be judged, one after the other, each
+belonging to the session that sent it.
 
-One worker thread, nicer than the rest where a line runs on the same machine: the line comes first. A job is known only
+One worker thread: one picture at a time. Beside a line it gives way with the rest of the page. A job is known only
 to its session; its record is known afterwards to the user who submitted it.
 """
 
@@ -14,27 +15,29 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgeError, UnavailableError
+from ..errors import EdgeError, UnavailableError, UsageError
 from ..evidence import evidence
 from ..images import highlight, write_bytes_atomic, write_png_atomic
 from ..inspection import Inspection, Station, document_of, not_evaluable
 from ..logs import log
+from ..memory import StoredRecord, contrasts_of
+from ..replay import rejudge
 from ..tickets import new_record_id, utc_now
-from .bank import Banks
+from .bank import Banks, station_of
 from .choices import Choice, Choices
 from .heat import heat_map
 from .options import Limits
 from .report.figures import encoded
 from .uploads import Upload
 
-__all__ = ["STAGES", "Job", "Workbench"]
+__all__ = ["STAGES", "Correction", "Job", "Workbench", "step_back"]
 
 #: In order; the judge's own stages lie between "prepare" and "draw".
 STAGES = ("wait", "prepare", "rectify", "segment", "measure", "judge", "draw", "store", "done")
@@ -42,10 +45,23 @@ _KEPT_JOBS = 400
 _KEPT_S = 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What a person has drawn: ``mask`` uint8 (H, W) with values 1..K of ``types``. source: the bank of the record."""
+
+    source: str
+    record: StoredRecord
+    verdict: str
+    why: str
+    mask: NDArray[np.uint8]
+    types: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Job:
-    """One picture on its way. session: key of the only session that may ask for it. stage: of ``STAGES``, or
-    ``failed`` with ``error`` (code, sentence, hint)."""
+    """One picture on its way, or a stored one with a correction. session: key of the only session that may ask for it.
+    choice: by what it is judged. source: the bank where ``record_id`` is. stage: of ``STAGES``, or ``failed`` with
+    ``error`` (code, sentence, hint)."""
 
     id: str
     session: str
@@ -59,6 +75,8 @@ class Job:
     made_s: float = field(default_factory=time.monotonic)
     name: str = ""
     bytes: int = 0
+    source: str = "page"
+    correction: Correction | None = None
 
     @property
     def over(self) -> bool:
@@ -75,11 +93,8 @@ class Workbench:
         banks: Banks,
         limits: Limits,
         kept: Callable[[Job], None] = lambda _: None,
-        *,
-        niceness: int = 0,
     ) -> None:
         self._choices, self._banks, self._limits, self._kept = choices, banks, limits, kept
-        self._niceness = niceness
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -106,6 +121,17 @@ class Workbench:
         where too much is waiting already."""
         job = Job(secrets.token_urlsafe(18), session, user, upload, choice, again, name=upload.name,
                   bytes=upload.picture.pixels.nbytes)  # fmt: skip
+        return self._queued(job)
+
+    def correct(self, correction: Correction, choice: Choice, *, session: str, user: str) -> Job:
+        """Put a corrected label image in the queue: it is judged by ``choice`` and kept as feedback. Raises as
+        ``submit`` does."""
+        record = correction.record
+        job = Job(secrets.token_urlsafe(18), session, user, None, choice, name=record.record_id,
+                  bytes=9 * correction.mask.nbytes, source=correction.source, correction=correction)  # fmt: skip
+        return self._queued(job)
+
+    def _queued(self, job: Job) -> Job:
         with self._lock:
             waiting = [one for one in self._jobs.values() if not one.over]
             pending = sum(one.bytes for one in waiting)
@@ -144,7 +170,6 @@ class Workbench:
     # ---------------------------------------------------------------- the worker
 
     def _work(self) -> None:
-        _step_back(self._niceness)
         while (job := self._waiting.get()) is not None:
             if job.over:
                 continue
@@ -156,13 +181,17 @@ class Workbench:
                 log("page_bug", f"{type(error).__name__}: {error}", level=40, error=error)
                 self._fail(job, EdgeError(f"this is a fault in the program: {type(error).__name__}"))
             finally:
-                job.upload = None  # its pixels are not needed any more, the job is asked for a while yet
+                # Pixels are not needed any more; the job is asked for a while yet.
+                job.upload = job.correction = None
 
     @staticmethod
     def _fail(job: Job, error: EdgeError) -> None:
         job.error, job.stage = (error.code, error.message, error.hint), "failed"
 
     def _do(self, job: Job) -> None:
+        if job.correction is not None:
+            self._correct(job, job.correction)
+            return
         if job.upload is None:
             return
         started_s = time.perf_counter()
@@ -188,16 +217,37 @@ class Workbench:
             verdict=None if expired is None else not_evaluable(expired.code, expired.text),
             timings_ms={stage: round(ms, 3) for stage, ms in laps.items()},
         )  # fmt: skip
-        document |= {"station": "page", "trigger_utc": now_utc, "submitted_by": job.user}
+        document |= {"station": station_of(job.user), "trigger_utc": now_utc, "submitted_by": job.user,
+                     "chosen": asdict(job.choice)}  # fmt: skip
         if job.again:
             document["again"] = job.again
         folder = self._banks.folder_for(record_id)
         _write_pictures(folder, station, pixels, inspection)
         job.stage = "store"
-        self._banks.keep(document, folder)
+        seen = () if inspection is None else contrasts_of(pixels, inspection.labels, document["defects"])
+        self._banks.keep(document, folder, seen or ())
         job.record_id = record_id
         self._kept(job)
         job.stage = "done"
+
+    def _correct(self, job: Job, correction: Correction) -> None:
+        """Judge a stored part with what a person has drawn, and keep both; the record stays as it is."""
+        job.stage = "prepare"
+        station = self._choices.station(job.choice)
+        if tuple(station.engine.bundle.types) != correction.types:
+            raise UsageError(
+                "the engine of these rules knows other types than the label image",
+                hint="judge by a recipe of the same engine, or keep the label image without judging",
+            )
+        job.stage = "judge"
+        record = correction.record
+        rejudged = rejudge(station, record, correction.mask)
+        job.stage = "store"
+        self._banks.writer(correction.source).feedback(
+            record.record_id, correction.verdict, who=job.user, why=correction.why, mask=correction.mask,
+            mask_types=correction.types, rejudged=rejudged,
+        )  # fmt: skip
+        job.record_id, job.stage = record.record_id, "done"
 
 
 def _write_pictures(folder: Path, station: Station, pixels: NDArray[Any], inspection: Inspection | None) -> None:
@@ -215,7 +265,10 @@ def _write_pictures(folder: Path, station: Station, pixels: NDArray[Any], inspec
         write_bytes_atomic(folder / "heat.jpg", encoded(heat, "JPEG"))
 
 
-def _step_back(niceness: int) -> None:
-    """This thread, and those that the engine starts from it, give way to everything else."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+def step_back(steps: int) -> None:
+    """This thread, and those that are started from it, give way to everything else; for the disk as well, because
+    the kernel takes the priority of a thread's reading and writing from its niceness. steps: nicer by so many."""
+    if steps > 0:
+        with contextlib.suppress(OSError):
+            now = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, now + steps))

@@ -31,7 +31,8 @@ class StationOptions:
     audit trail. database, watch_url: of the line beside it (memory bank; address of /metrics and /readyz), None where
     there is none. recipes: files offered by name. engines: names or folders of bundles, empty for all installed ones.
     standards_base: where the site's ``standards/`` lies. users: file of users, None for one local user who knows the
-    token. tls_cert, tls_key: PEM files. threads, niceness: of the engine (0 to 19; 19 gives way to everything).
+    token. tls_cert, tls_key: PEM files. threads: of the engine. niceness: by how much the whole page but the clerk is
+    nicer than it was started (0 to 19).
     """
 
     data: Path

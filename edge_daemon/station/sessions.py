@@ -18,6 +18,9 @@ __all__ = ["RateLimiter", "Session", "Sessions", "Throttle"]
 _IDLE_S = 8 * 3600.0
 _LONGEST_S = 24 * 3600.0
 _MOST_SESSIONS = 500
+_MOST_OF_A_USER = 40
+#: Anybody may try any name: waiting for a name alone must not become a way to lock its owner out.
+_LONGEST_WAIT_S, _LONGEST_WAIT_FOR_A_NAME_S = 900.0, 20.0
 
 
 @dataclass(slots=True)
@@ -33,7 +36,7 @@ class Session:
 
     def owns(self, token: str) -> bool:
         """Whether a form's token is this session's."""
-        return hmac.compare_digest(token.encode(), self.csrf.encode())
+        return hmac.compare_digest(token.encode(errors="replace"), self.csrf.encode())
 
 
 class Sessions:
@@ -45,14 +48,14 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
 
     def open(self, user: str, role: str) -> tuple[str, Session]:
-        """A new session and its cookie; the oldest makes room where there are too many."""
+        """A new session and its cookie; where there are too many, the oldest makes room, of the same user first."""
         cookie, now_s = secrets.token_urlsafe(32), self._clock()
         key = _key(cookie)
         session = Session(key, user, role, secrets.token_urlsafe(24), now_s, now_s)
         with self._lock:
             self._forget_old(now_s)
-            while len(self._sessions) >= _MOST_SESSIONS:
-                del self._sessions[min(self._sessions, key=lambda one: self._sessions[one].seen_s)]
+            self._make_room([key for key, one in self._sessions.items() if one.user == user], _MOST_OF_A_USER)
+            self._make_room(list(self._sessions), _MOST_SESSIONS)
             self._sessions[key] = session
         return cookie, session
 
@@ -84,6 +87,12 @@ class Sessions:
         with self._lock:
             self._forget_old(self._clock())
             return len(self._sessions)
+
+    def _make_room(self, keys: list[str], most: int) -> None:
+        """End those of these sessions that were seen longest ago, until there are fewer than ``most``."""
+        keys.sort(key=lambda key: self._sessions[key].seen_s)
+        for key in keys[: max(0, len(keys) - most + 1)]:
+            del self._sessions[key]
 
     @staticmethod
     def _over(session: Session, now_s: float) -> bool:
@@ -128,7 +137,8 @@ class _Failures:
 
 @dataclass(slots=True)
 class Throttle:
-    """Failed logins: from the fourth on each doubles the wait, up to a quarter of an hour, by name and by address."""
+    """Tries to log in: from the fourth on each doubles the wait, up to a quarter of an hour; for a key that begins with
+    ``name``, which anybody may try, up to 20 seconds. A try counts when it begins, so that many at once win nothing."""
 
     clock: Callable[[], float] = time.monotonic
     _failures: dict[str, _Failures] = field(default_factory=dict)
@@ -141,13 +151,15 @@ class Throttle:
             return max(0.0, *(self._failures[key].until_s - now_s for key in keys if key in self._failures), 0.0)
 
     def failed(self, *keys: str) -> None:
-        """One more wrong try."""
+        """One more try that has not been right yet."""
         with self._lock:
             for key in keys:
-                one = self._failures.setdefault(key, _Failures())
+                one = self._failures.pop(key, None) or _Failures()
+                self._failures[key] = one  # at the end: those that were tried longest ago make room
                 one.count += 1
+                longest_s = _LONGEST_WAIT_FOR_A_NAME_S if key.startswith("name ") else _LONGEST_WAIT_S
                 if one.count > 3:
-                    one.until_s = self.clock() + min(900.0, 2.0 ** (one.count - 3))
+                    one.until_s = self.clock() + min(longest_s, 2.0 ** min(one.count - 3, 16))
             while len(self._failures) > 4096:
                 del self._failures[next(iter(self._failures))]
 

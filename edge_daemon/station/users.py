@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,9 @@ def _hash(password: str, salt: bytes, n: int, r: int, p: int) -> str:
 class Users:
     """The file of users. Any thread; every change is written whole, readable by its owner only.
 
+    ``noted`` of a change is called when it is known to be possible and before it is written: where it raises, as where
+    the audit trail cannot be written, nothing is changed.
+
     Raises ConfigError for a file that is not one, UsageError for a name, role or password that cannot be.
     """
 
@@ -83,7 +87,7 @@ class Users:
         found = _hash(password[:1024], bytes.fromhex(known.salt), known.n, known.r, known.p)
         return user if hmac.compare_digest(found, known.hash) and user is not None else None
 
-    def add(self, name: str, role: str, password: str) -> User:
+    def add(self, name: str, role: str, password: str, noted: Callable[[], object] = lambda: None) -> User:
         """A new user."""
         if not _NAME.fullmatch(name):
             raise UsageError(f"{name!r} cannot be a user's name", hint="letters, digits, dot, dash, @; at most 64")
@@ -91,27 +95,36 @@ class Users:
         with self._lock:
             if name in self._users:
                 raise UsageError(f"there is a user {name} already", hint="choose another name")
+            noted()
             self._write({**self._users, name: user})
         return user
 
-    def change(self, name: str, *, role: str | None = None, password: str | None = None) -> User:
+    def change(
+        self, name: str, *, role: str | None = None, password: str | None = None,
+        noted: Callable[[], object] = lambda: None,
+    ) -> User:  # fmt: skip
         """Another role or password. The last administrator stays one."""
         with self._lock:
-            user = self._known(name)
+            user = before = self._known(name)
         if role is not None:
             user = replace(user, role=_role(role))
         if password is not None:
             user = self._with_password(user, password)
         with self._lock:
-            self._known(name)
-            self._write(self._with_an_administrator({**self._users, name: user}))
+            if self._known(name) is not before:
+                raise UsageError(f"{name} was changed by somebody else just now", hint="look again")
+            users = self._with_an_administrator({**self._users, name: user})
+            noted()
+            self._write(users)
         return user
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, noted: Callable[[], object] = lambda: None) -> None:
         """Away with a user; never the last administrator."""
         with self._lock:
             self._known(name)
-            self._write(self._with_an_administrator({k: v for k, v in self._users.items() if k != name}))
+            users = self._with_an_administrator({k: v for k, v in self._users.items() if k != name})
+            noted()
+            self._write(users)
 
     def _known(self, name: str) -> User:
         if name not in self._users:

@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cv2
@@ -16,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import __version__
-from ..errors import EdgeError
+from ..errors import EdgeError, UsageError
 from ..recipe import load_recipe
 from ..segment.bundle import load
+from .sessions import Session
 from .users import ROLES, Users
 from .web import (
     PREFERENCES,
@@ -27,6 +30,7 @@ from .web import (
     form_of,
     look_of,
     needs,
+    own_path,
     redirect,
     render,
     services,
@@ -36,7 +40,7 @@ from .web import (
 )
 from .words import LANGUAGES
 
-__all__ = ["audit", "login", "logout", "look", "system", "users"]
+__all__ = ["login", "logout", "look", "system", "users"]
 
 #: scrypt takes 32 MiB a try.
 _HASHING = CapacityLimiter(2)
@@ -52,20 +56,28 @@ async def login(request: Request) -> Response:
     form = await form_of(request, most_bytes=16 << 10)
     name, password = text_of(form, "name", 64), form.get("password", "")
     address = request.client.host if request.client else ""
-    keys = (f"name {name}", f"address {address}")
+    keys = (f"name {name}", f"address {address}", f"both {address} {name}")
     wait_s = own.throttle.wait_s(*keys)
     if wait_s > 0:
         return render(request, "login.html", status=429, failed=True, wait_s=round(wait_s + 0.5))
+    own.throttle.failed(*keys)  # taken back below: tries at the same time must not all find the door open
     user = None
     if isinstance(password, str):
         user = await to_thread.run_sync(own.users.check, name, password, limiter=_HASHING)
     if user is None:
-        own.throttle.failed(*keys)
-        await to_thread.run_sync(lambda: own.audit.note("login_failed", name or "-", who=address or "-"))
+        await to_thread.run_sync(lambda: own.banks.note("login_failed", name or "-", who=address or "-", why="refused"))
         return render(request, "login.html", status=403, failed=True, wait_s=0)
     own.throttle.succeeded(*keys)
-    await to_thread.run_sync(lambda: own.audit.note("login", user.name, who=user.name, body={"address": address}))
-    cookie, _ = own.sessions.open(user.name, user.role)
+    await to_thread.run_sync(
+        lambda: own.banks.note("login", user.name, who=user.name, why="the password", body={"address": address})
+    )
+    before: Session | None = request.scope.get("edge_session")
+    if before is not None:
+        own.sessions.close(before.key)
+    cookie, session = own.sessions.open(user.name, user.role)
+    if own.users.get(user.name) is not user:  # changed or removed while the password was looked at
+        own.sessions.close(session.key)
+        return render(request, "login.html", status=403, failed=True, wait_s=0)
     return set_session(redirect("/"), own.options, cookie)
 
 
@@ -76,8 +88,10 @@ async def logout(request: Request) -> Response:
     await form_of(request)
     own.sessions.close(session.key)
     if own.users is not None:
-        await to_thread.run_sync(lambda: own.audit.note("logout", session.user, who=session.user))
-    return set_session(redirect("/login" if own.users is not None else "/"), own.options, None)
+        await to_thread.run_sync(lambda: own.banks.note("logout", session.user, who=session.user))
+    response = set_session(redirect("/login" if own.users is not None else "/"), own.options, None)
+    response.headers["clear-site-data"] = '"cache"'  # the next one at this panel finds no picture of before
+    return response
 
 
 @needs("operator")
@@ -89,7 +103,7 @@ async def look(request: Request) -> Response:
     language = asked_language if asked_language in LANGUAGES else language
     theme = asked_theme if asked_theme in THEMES else theme
     back = text_of(form, "back", 2000)
-    response = redirect(back if back.startswith("/") and not back.startswith(("//", "/\\")) else "/")
+    response = redirect(own_path(back))
     response.set_cookie(PREFERENCES, f"{language}.{theme}", max_age=365 * 86400, path="/", httponly=True,
                         secure=services(request).options.tls, samesite="strict")  # fmt: skip
     return response
@@ -117,8 +131,11 @@ async def users(request: Request) -> Response:
         try:
             if not isinstance(password, str):
                 raise Refused(400, "refused.form")
-            await to_thread.run_sync(_change, known, do, name, role, password, limiter=_HASHING)
-            own.audit.note(f"user_{do}", name, who=session.user, why=why, body={"role": role} if role else {})
+            body = {"role": role} if do in ("add", "role") else {}
+            if not why:
+                raise UsageError("the reason is missing", hint="every change is kept with who made it and why")
+            noted = partial(own.banks.note, f"user_{do}", name, who=session.user, why=why, body=body)
+            await to_thread.run_sync(_change, known, do, name, role, password, noted, limiter=_HASHING)
             if do != "add":
                 own.sessions.close_user(name)
             return redirect("/users")
@@ -127,32 +144,17 @@ async def users(request: Request) -> Response:
     return render(request, "users.html", status=400 if error else 200, users=known.list(), roles=ROLES, error=error)
 
 
-def _change(known: Users, do: str, name: str, role: str, password: str) -> None:
+def _change(known: Users, do: str, name: str, role: str, password: str, noted: Callable[[], object]) -> None:
     if do == "add":
-        known.add(name, role, password)
+        known.add(name, role, password, noted)
     elif do == "role":
-        known.change(name, role=role)
+        known.change(name, role=role, noted=noted)
     elif do == "password":
-        known.change(name, password=password)
+        known.change(name, password=password, noted=noted)
     elif do == "remove":
-        known.remove(name)
+        known.remove(name, noted)
     else:
         raise Refused(400, "refused.form")
-
-
-@needs("administrator")
-async def audit(request: Request) -> Response:
-    """The last lines of the audit trail, and whether all of them are what was written."""
-    trail = services(request).audit
-
-    def look_at() -> tuple[Any, int, EdgeError | None]:
-        try:
-            return trail.newest(200), trail.verify(), None
-        except EdgeError as error:
-            return [], 0, error
-
-    entries, count, error = await to_thread.run_sync(look_at)
-    return render(request, "audit.html", entries=entries, count=count, error=error)
 
 
 # ---------------------------------------------------------------- system

@@ -89,20 +89,21 @@ async def table_fields(request: Request) -> Response:
 async def submit(request: Request) -> Response:
     """Take a picture and put it in the queue; a wrong one, or a wrong choice, comes back with one sentence."""
     own, session = services(request), session_of(request)
-    if not own.uploads.allows(session.key):
+    if not own.uploads.allows(f"user {session.user}"):
         raise Refused(429, "refused.rate")
     limits = own.options.limits
     form = await form_of(request, most_bytes=limits.upload_bytes + _FORM_BYTES)
     given = {name: text_of(form, name) for name in (*_FIELDS, "again")}
     try:
         choice = choice_of(given)
+        await to_thread.run_sync(own.choices.check, choice)
         sent = form.get("picture")
         if given["again"]:
             upload = await _stored_frame(request, given["again"])
         elif isinstance(sent, UploadFile) and (sent.filename or sent.size):
-            data = await sent.read()
-            upload = await to_thread.run_sync(read_upload, data, sent.filename, limits, limiter=_DECODING)
-            del data
+            # Read where it is decoded: what waits lies on the disk, not in memory.
+            name, file = sent.filename, sent.file
+            upload = await to_thread.run_sync(lambda: read_upload(file.read(), name, limits), limiter=_DECODING)
         else:
             raise ImageError(words_of(request)("inspect.no_picture"))
         job = own.bench.submit(upload, choice, session=session.key, user=session.user, again=given["again"])
@@ -182,19 +183,19 @@ def _progress(request: Request, job: Job) -> dict[str, Any]:
             "ahead": services(request).bench.ahead_of(job)}  # fmt: skip
 
 
-@needs("inspector")
+@needs("operator")
 async def job_page(request: Request) -> Response:
     """How far a picture is; when it is done, its record."""
     job = _job(request)
     if job.stage == "done":
-        return redirect(f"/records/page/{job.record_id}")
+        return redirect(f"/records/{job.source}/{job.record_id}")
     return render(request, "job.html", **_progress(request, job))
 
 
-@needs("inspector")
+@needs("operator")
 async def job_state(request: Request) -> Response:
     """The part of the page that asks again and again."""
     job = _job(request)
     if job.stage == "done":
-        return Response(status_code=204, headers={"HX-Redirect": f"/records/page/{job.record_id}"})
+        return Response(status_code=204, headers={"HX-Redirect": f"/records/{job.source}/{job.record_id}"})
     return render(request, "_job.html", **_progress(request, job))

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import secrets
+import time
+import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -26,7 +29,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import EdgeError
 from ..logs import log
-from .audit import AuditTrail
 from .bank import Banks
 from .choices import Choices
 from .jobs import Workbench
@@ -37,12 +39,26 @@ from .templating import template
 from .users import LOCAL_USER, Users, may
 from .words import LANGUAGES, Words
 
-__all__ = ["Guard", "Refused", "Services", "form_of", "needs", "redirect", "render", "services", "session_of"]
+__all__ = [
+    "Guard",
+    "Refused",
+    "Services",
+    "attached",
+    "form_of",
+    "needs",
+    "own_path",
+    "redirect",
+    "render",
+    "services",
+    "session_of",
+]
 
 COOKIE, PREFERENCES = "edge_session", "edge_look"
 THEMES = ("auto", "light", "dark")
 _SAFE = frozenset({"GET", "HEAD"})
 _CHUNK_TIMEOUT_S = 20.0
+#: A form takes at most this long, and this much more for each byte it may have: slowly is not for ever.
+_FORM_S, _SLOWEST_BYTES_PER_S = 30.0, 256 << 10
 _OPEN_PATHS = frozenset({"/login", "/healthz"})
 
 #: Nothing from elsewhere, nothing inline; pictures also from memory, for the preview of what is about to be sent.
@@ -71,7 +87,6 @@ class Services:
     bench: Workbench
     sessions: Sessions
     users: Users | None
-    audit: AuditTrail
     watch: LineWatch
     token: str
     throttle: Throttle
@@ -191,7 +206,7 @@ class Guard:
         given = request.query_params.get("token", "")
         if own.users is None and given and secrets.compare_digest(given.encode(), own.token.encode()):
             cookie, _ = own.sessions.open(LOCAL_USER.name, LOCAL_USER.role)
-            return set_session(redirect(request.url.path), own.options, cookie)
+            return set_session(redirect(own_path(request.url.path)), own.options, cookie)
         if own.users is None:
             return error_response(request, Refused(403, "refused.token"))
         if request.headers.get("hx-request"):
@@ -200,7 +215,10 @@ class Guard:
 
 
 def _local_host(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:  # "[" and the like
+        return False
     return name is not None and is_loopback(name)
 
 
@@ -213,6 +231,14 @@ def _same_origin(headers: Headers, host: str, tls: bool) -> bool:
     if origin is None:
         return site is not None
     return origin == f"{'https' if tls else 'http'}://{host}"
+
+
+_OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
+
+
+def own_path(path: str) -> str:
+    """A path of this page as it is; for anything that a browser could take for another machine's: the first page."""
+    return path if _OWN_PATH.fullmatch(path) else "/"
 
 
 def redirect(path: str) -> RedirectResponse:
@@ -294,6 +320,7 @@ async def form_of(request: Request, *, most_bytes: int = 1 << 20) -> FormData:
 
     Raises Refused: 413 too long, 408 too slow, 400 broken, 403 a token that is not this session's.
     """
+    until_s = time.monotonic() + _FORM_S + most_bytes / _SLOWEST_BYTES_PER_S
     session: Session | None = request.scope.get("edge_session")
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > most_bytes:
@@ -304,7 +331,8 @@ async def form_of(request: Request, *, most_bytes: int = 1 << 20) -> FormData:
     async def counted() -> Message:
         nonlocal taken
         try:
-            message = await asyncio.wait_for(receive(), _CHUNK_TIMEOUT_S)
+            left_s = until_s - time.monotonic()
+            message = await asyncio.wait_for(receive(), max(0.0, min(_CHUNK_TIMEOUT_S, left_s)))
         except asyncio.TimeoutError:
             raise Refused(408, "refused.slow") from None
         taken += len(message.get("body", b""))
@@ -326,9 +354,27 @@ async def form_of(request: Request, *, most_bytes: int = 1 << 20) -> FormData:
     return form
 
 
-def text_of(form: Mapping[str, Any], name: str, most: int = 200) -> str:
-    """A text field, trimmed; "" where it is missing. Raises Refused for one that is too long or is a file."""
+#: Marks that turn the direction of what follows: one name could be read as another.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def text_of(form: Mapping[str, Any], name: str, most: int = 200, *, lines: bool = False) -> str:
+    """A text field, trimmed; "" where it is missing. lines: of more than one line.
+
+    Raises Refused for one that is too long, is a file, or holds what is no text: control characters, half characters.
+    """
     value = form.get(name, "")
     if not isinstance(value, str) or len(value) > most:
         raise Refused(400, "refused.form")
-    return value.strip()
+    value = value.replace("\r\n", "\n").strip()
+    allowed = "\n\t" if lines else ""
+    if any(unicodedata.category(one) in ("Cc", "Cs") and one not in allowed for one in value):
+        raise Refused(400, "refused.text")
+    if not _TURNING.isdisjoint(value):
+        raise Refused(400, "refused.text")
+    return value
+
+
+def attached(data: bytes, media_type: str, name: str) -> Response:
+    """To take away, never opened in place: nothing of a record runs on this page."""
+    return Response(data, media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'})

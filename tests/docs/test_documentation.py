@@ -84,6 +84,17 @@ def test_every_local_link_leads_somewhere(name: str) -> None:
             assert (ROOT / target).exists(), target
 
 
+def test_every_file_that_the_page_refuses_is_in_its_documentation() -> None:
+    """With the sentence that its sender reads: the names and the wanted words stand in the test that sends them."""
+    source = (ROOT / "tests/unit/test_station_uploads.py").read_text(encoding="utf-8")
+    cases = re.findall(r'^    \("([a-z]+\.[a-z]+)", .*, "([^"]*)"\),$', source.partition("BAD:")[2], re.MULTILINE)
+    assert len(cases) > 20
+    rows = (ROOT / "docs/page.md").read_text(encoding="utf-8").splitlines()
+    for name, said in cases:
+        (row,) = [one for one in rows if one.startswith(f"| {name} |")]
+        assert said in row, name
+
+
 def test_the_changelog_has_its_heading_in_every_release() -> None:
     for release in (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1:]:
         assert "### Changes a verdict" in release

@@ -1,7 +1,6 @@
 """The page in a real browser: from a picture to the verdict, to the report, for every outcome; the line beside it.
 
-Screenshots go to ``PAGE_SHOTS`` (else a temporary folder). axe-core is looked for in ``AXE_CORE`` (a file axe.min.js;
-npm install axe-core); without it that one test skips.
+Screenshots go to ``PAGE_SHOTS``, else to a temporary folder.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -121,7 +121,7 @@ def page(chromium: Any, server: PageServer) -> Iterator[Any]:
     """A fresh browser with a session. Any request elsewhere, any blocked by the policy and any script error fails."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, locale="en-GB")
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(60_000)
     wrong: list[str] = []
     page.on("request", lambda one: wrong.append(one.url) if not one.url.startswith((base(server), "blob:")) else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -270,6 +270,7 @@ def test_a_picture_is_pasted_and_judged_by_a_table(page: Any, server: PageServer
     page.set_input_files("#picture", place / "rejectable.png")
     page.fill("input[name=mm_per_px]", "0.1")
     page.fill("input[name=u]", "0.0005")
+    page.select_option("select[name=engine]", "castings-xray")
     page.click("#go")
     page.wait_for_url("**/records/page/*")
     assert page.get_attribute("#verdict", "data-outcome") == "FAIL"
@@ -292,6 +293,70 @@ def test_the_lines_records_are_shown_and_their_pictures_inspected_again(
     page.wait_for_url("**/records/page/*")
     assert page.get_attribute("#verdict", "data-outcome") == "FAIL"
     assert LINE_ID in page.inner_text("main")
+
+
+def test_a_correction_is_drawn_in_the_browser_and_the_part_judged_again(
+    page: Any, server: PageServer, place: Path, shots: Path
+) -> None:
+    record = inspect(page, server, place / "rejectable.png", "recipe:plain")
+    page.select_option("#feedback select[name=verdict]", "wrong_type")
+    page.select_option("#feedback select[name=position]", "0")
+    page.select_option("#feedback select[name=correct_type]", "gas_hole")
+    page.fill("#feedback textarea", "one hole\nwith a tail")
+    page.click("#feedback button.primary")
+    page.wait_for_selector(".word")
+    assert "Wrong type · indication 1 → Gas hole" in page.inner_text(".word")
+    page.click("text=Draw a correction")
+    page.wait_for_selector("#editor[data-ready=true]")
+    page.select_option("#value", label="Crack")
+    area = page.locator("#paint").bounding_box()
+    zoom = area["width"] / float(page.get_attribute("#editor", "data-width"))
+
+    def stroke(y: int) -> None:
+        page.mouse.move(area["x"] + 60 * zoom, area["y"] + y * zoom)
+        page.mouse.down()
+        page.mouse.move(area["x"] + 120 * zoom, area["y"] + y * zoom, steps=5)
+        page.mouse.up()
+
+    stroke(20)
+    stroke(60)
+    page.click("#undo")
+    page.screenshot(path=shots / "correct.png", full_page=True)
+    page.select_option("select[name=verdict]", "missed")
+    page.fill("#correct textarea", "a crack along the rim")
+    page.click("text=Keep this feedback")
+    page.wait_for_selector(".word >> nth=1")
+    assert page.url.split("#")[0] == record
+    assert "Judged again with the corrected labels: FAIL" in page.inner_text(".word >> nth=0")
+    page.screenshot(path=shots / "said.png", full_page=True)
+
+    def labels_at(address: str) -> np.ndarray:
+        data = np.frombuffer(page.request.get(address).body(), np.uint8)
+        return np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+
+    before = labels_at(f"{record}/labels.png")
+    after = labels_at(base(server) + page.get_attribute(".word >> nth=0 >> a", "href"))
+    crack = list(load(engine_folder("castings-xray")).types).index("crack") + 1
+    rows, columns = np.nonzero(after != before)
+    assert (after[rows, columns] == crack).all() and len(rows) > 300
+    assert rows.min() >= 14 and rows.max() <= 26 and columns.min() >= 54 and columns.max() <= 126, (
+        "one stroke; the other was undone"
+    )
+    assert (after[20, 62:118] == crack).all()
+
+
+def test_what_is_like_an_indication_is_shown_with_pictures(page: Any, server: PageServer, place: Path) -> None:
+    first = inspect(page, server, place / "rejectable.png", "recipe:plain")
+    inspect(page, server, place / "rejectable.png", "recipe:plain")
+    page.wait_for_selector("#similar select[name=among]")
+    page.select_option("#similar select[name=among]", "page")
+    page.wait_for_selector("#similar .alike a")
+    page.locator("#similar .alike img").first.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('#similar .alike img').naturalWidth > 0")
+    assert first.removeprefix(base(server)) in page.inner_html("#similar")
+    page.select_option("#similar select[name=position]", "1")
+    page.wait_for_function("document.querySelector('#similar select[name=position]').value === '1'")
+    assert page.input_value("#similar select[name=among]") == "page"
 
 
 def test_a_wrong_file_comes_back_with_one_sentence(page: Any, server: PageServer, place: Path, shots: Path) -> None:
@@ -318,42 +383,36 @@ def test_every_page_in_hebrew_dark_and_on_a_phone(chromium: Any, server: PageSer
         )
         page = context.new_page()
         page.goto(server.url)
-        for path in ("/", "/live", "/history", f"/records/line/{LINE_ID}", "/library", "/library/standards/house-demo",
-                     "/library/references/demo/aluminum/6.35mm/gas_hole", "/system", "/audit"):  # fmt: skip
+        for path in ("/", "/live", "/history", f"/records/line/{LINE_ID}", f"/records/line/{LINE_ID}/correct",
+                     "/statistics?by=type", "/knowledge", "/knowledge/crack", "/library",
+                     "/library/standards/house-demo", "/library/references/demo/aluminum/6.35mm/gas_hole", "/system",
+                     "/audit?source=line"):  # fmt: skip
             page.goto(base(server) + path)
-            page.wait_for_load_state("networkidle")
             assert page.get_attribute("html", "dir") == ("rtl" if language == "he" else "ltr")
-            name = path.strip("/").split("/")[0] or "home"
+            name = re.sub(r"[0-9a-f-]{36}|[^a-z]+", "-", path).strip("-") or "home"
             page.screenshot(path=shots / f"{name}-{width}-{scheme}-{language}.png")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, (path, width, language)
         context.close()
 
 
-def axe_file() -> Path | None:
-    for candidate in (os.environ.get("AXE_CORE", ""), "node_modules/axe-core/axe.min.js"):
-        if candidate and Path(candidate).is_file():
-            return Path(candidate)
-    return None
-
-
-@pytest.mark.skipif(axe_file() is None, reason="needs axe-core: npm install axe-core, AXE_CORE=.../axe.min.js")
+@pytest.mark.needs("axe")
 def test_axe_finds_no_serious_violation(chromium: Any, server: PageServer, place: Path) -> None:
-    found = axe_file()
-    assert found is not None
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     for scheme, language in (("light", "en-GB"), ("dark", "he-IL")):
         # The policy of the page keeps foreign scripts out, the test's as well.
         context = chromium.new_context(color_scheme=scheme, locale=language, bypass_csp=True)
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(60_000)
         page.goto(server.url)
         record = inspect(page, server, place / "rejectable.png", "recipe:plain").removeprefix(base(server))
-        pages = ["/", record, "/live", "/history", "/library", "/system", "/audit", "/nowhere"]
+        pages = ["/", record, f"{record}/similar", f"{record}/correct", "/live", "/history", "/statistics",
+                 "/knowledge", "/knowledge/crack", "/library", "/system", "/audit?verify=1", "/nowhere"]  # fmt: skip
         pages += ["/library/standards/house-demo?metal=aluminum&thickness=6mm"]
         pages += ["/library/references/demo/aluminum/6.35mm/gas_hole"]
         for path in pages:
             page.goto(base(server) + path)
-            page.add_script_tag(path=found)
+            page.evaluate(axe)
             result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
             bad = [(one["id"], one["impact"], one["nodes"][0]["html"][:160]) for one in result["violations"]
                    if one["impact"] in ("serious", "critical")]  # fmt: skip
@@ -397,6 +456,7 @@ def test_eight_uploads_at_once_and_the_right_picture_to_each(server: PageServer)
                 if answer.status_code == 204:
                     break
                 assert answer.status_code == 200 and "alert" not in answer.text, answer.text
+                time.sleep(0.1)
             record = answer.headers["hx-redirect"]
             stored = cv2.imdecode(
                 np.frombuffer(client.get(f"{record}/frame.png").content, np.uint8), cv2.IMREAD_UNCHANGED
@@ -431,7 +491,7 @@ def test_what_one_user_sends_another_user_does_not_see(place: Path, tmp_path: Pa
         job = sent.headers["location"]
         assert eve.get(job).status_code == 404 and ann.get(job).status_code == 404
         while ian.get(f"{job}/state").status_code != 204:
-            pass
+            time.sleep(0.1)
         record = ian.get(job).headers["location"]
         for path in ("", "/record.json", "/frame.png", "/report.pdf", "/picture/original", "/picture/thumbnail"):
             assert eve.get(record + path).status_code == 404, path

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from edge_daemon.errors import ConfigError, IntegrityError, UsageError
+from edge_daemon.errors import ConfigError, StorageError, UsageError
+from edge_daemon.memory import MemoryBank
+from edge_daemon.station import web
 from edge_daemon.station.app import PageServer, make_app
-from edge_daemon.station.audit import AuditTrail
 from edge_daemon.station.options import StationOptions, is_loopback
+from edge_daemon.station.serving import protocol
 from edge_daemon.station.sessions import RateLimiter, Sessions, Throttle
 from edge_daemon.station.users import Users, may
 
@@ -56,10 +61,18 @@ def test_sessions_do_not_fill_the_memory() -> None:
     clock = Clock()
     sessions = Sessions(clock)
     first, _ = sessions.open("ann", "operator")
-    for _ in range(600):
+    for number in range(600):
         clock.now_s += 1
-        sessions.open("bob", "operator")
+        sessions.open(f"bob{number}", "operator")
     assert sessions.count() == 500 and sessions.find(first) is None
+
+
+def test_one_user_cannot_put_the_others_out() -> None:
+    sessions = Sessions(Clock())
+    first, _ = sessions.open("ann", "operator")
+    for _ in range(600):
+        sessions.open("bob", "operator")
+    assert sessions.find(first) is not None and sessions.count() == 41
 
 
 def test_a_bucket_empties_and_fills_for_each_asker_alone() -> None:
@@ -83,10 +96,18 @@ def test_wrong_passwords_cost_more_and_more_time() -> None:
     throttle.failed("name ann")
     assert throttle.wait_s("name ann", "address x") == 2.0
     for _ in range(20):
-        throttle.failed("name ann")
-    assert throttle.wait_s("name ann") == 900.0
-    throttle.succeeded("name ann")
-    assert throttle.wait_s("name ann") == 0.0
+        throttle.failed("name ann", "both x ann")
+    assert throttle.wait_s("both x ann") == 900.0
+    assert throttle.wait_s("name ann") == 20.0, "a stranger cannot lock its owner out"
+    throttle.succeeded("name ann", "both x ann")
+    assert throttle.wait_s("name ann", "both x ann") == 0.0
+
+
+def test_however_often_somebody_tries_the_wait_does_not_break() -> None:
+    throttle = Throttle(Clock())
+    for _ in range(3000):
+        throttle.failed("address x")
+    assert throttle.wait_s("address x") == 900.0
 
 
 # ---------------------------------------------------------------- users
@@ -135,37 +156,6 @@ def test_a_file_of_users_that_was_tampered_with_is_refused(tmp_path: Path, chang
 
 def test_roles_build_on_each_other() -> None:
     assert may("administrator", "operator") and may("inspector", "inspector") and not may("operator", "inspector")
-
-
-# ---------------------------------------------------------------- audit
-
-
-def test_the_trail_finds_a_line_that_was_changed_removed_or_put_in(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    trail = AuditTrail(path)
-    for number in range(5):
-        trail.note("login", f"user{number}", who="ann", why="שלום")
-    assert trail.verify() == 5
-    assert AuditTrail(path).head == trail.head
-    lines = path.read_text().splitlines(keepends=True)
-    for broken in (
-        [lines[0].replace("user0", "user9"), *lines[1:]], [*lines[:2], *lines[3:]], [*lines[:2], lines[1], *lines[2:]],
-        [lines[1], lines[0], *lines[2:]], ["[]\n", *lines],
-    ):  # fmt: skip
-        path.write_text("".join(broken))
-        with pytest.raises(IntegrityError):
-            AuditTrail(path).verify()
-
-
-def test_a_line_torn_by_a_power_cut_is_dropped_and_the_trail_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "audit.jsonl"
-    AuditTrail(path).note("login", "ann", who="ann")
-    with path.open("a") as file:
-        file.write('{"number": 2, "at_u')
-    trail = AuditTrail(path)
-    trail.note("logout", "ann", who="ann")
-    assert trail.verify() == 2
-    assert [one.kind for one in trail.newest(9)] == ["logout", "login"]
 
 
 # ---------------------------------------------------------------- where it may listen
@@ -314,6 +304,83 @@ def test_going_back_leads_to_a_page_of_our_own(server: PageServer) -> None:
     assert '<html lang="he" dir="rtl" data-theme="dark">' in page.text
 
 
+def raw(server: PageServer, request: bytes, wait_s: float = 10.0) -> bytes:
+    """The answer to exactly these bytes, until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=wait_s) as one:
+        one.sendall(request)
+        got = b""
+        while data := one.recv(65536):
+            got += data
+        return got
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "]", "127.0.0.1@evil.example", "evil.example#127.0.0.1", ""])
+def test_a_host_that_is_none_is_refused_and_breaks_nothing(server: PageServer, host: str) -> None:
+    answer = raw(server, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert answer.split(b" ", 2)[1] in (b"421", b"400")
+    assert b"Traceback" not in answer and b"running" not in answer
+
+
+def test_no_line_of_a_header_comes_from_outside(server: PageServer) -> None:
+    client = browser(server)
+    for back in ("/live\r\nset-cookie: edge_session=x", "/live\nx: y", "/\t/evil.example", "/live\x00", "/ליב"):
+        answer = client.post("/look", data={"csrf": csrf_of(client), "theme": "dark", "back": back})
+        assert answer.status_code in (303, 400), back
+        assert answer.headers.get("location", "/") == "/" and "x" not in answer.headers
+        assert "edge_session" not in answer.headers.get("set-cookie", "")
+
+
+def test_the_key_leads_to_no_other_machine(server: PageServer) -> None:
+    token = server.url.partition("token=")[2]
+    answer = raw(
+        server, f"GET //evil.example/?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        "Connection: close\r\n\r\n".encode(),
+    )  # fmt: skip
+    assert b"location: /\r\n" in answer.lower()
+
+
+def test_who_opens_connections_and_says_nothing_loses_them(tmp_path: Path) -> None:
+    """One machine must not keep everybody else out by holding all connections there are."""
+    running = PageServer(StationOptions(data=tmp_path / "data", port=0))
+    running._server.config.http = protocol(head_timeout_s=0.5, of_an_address=3)
+    with running:
+        address = ("127.0.0.1", running.port)
+        httpx.get(f"{base_of(running)}/healthz")
+        idle = [socket.create_connection(address, timeout=10) for _ in range(2)]
+        idle[1].sendall(b"GET /healthz HTTP/1.1\r\nHost: ")
+        assert httpx.get(f"{base_of(running)}/healthz").status_code == 200
+        more = [socket.create_connection(address, timeout=10) for _ in range(3)]
+        started_s = time.monotonic()
+        assert [one.recv(10) for one in (*more[1:], *idle)] == [b""] * 4, "too many, and too slow"
+        assert time.monotonic() - started_s < 5.0
+        assert httpx.get(f"{base_of(running)}/healthz").status_code == 200
+        for one in (*idle, *more):
+            one.close()
+
+
+def test_a_form_that_comes_too_slowly_is_cut_off(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part in time, but never an end."""
+    monkeypatch.setattr(web, "_FORM_S", 0.6)
+    monkeypatch.setattr(web, "_SLOWEST_BYTES_PER_S", 1 << 30)
+    client = browser(server)
+    head = (
+        f"POST /look HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nOrigin: {base_of(server)}\r\nContent-Length: 9999\r\n"
+        f"Cookie: edge_session={client.cookies['edge_session']}\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n\r\ncsrf="
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.1) as one:
+        one.sendall(head.encode())
+        got, sent = b"", 0
+        while not got and sent < 100:
+            one.sendall(b"x")
+            sent += 1
+            try:
+                got = one.recv(65536)
+            except TimeoutError:
+                continue
+    assert got.startswith(b"HTTP/1.1 408"), (got[:40], sent)
+
+
 def test_a_form_that_is_too_long_is_cut_off(server: PageServer) -> None:
     client = browser(server)
     answer = client.post("/look", data={"csrf": csrf_of(client), "back": "x" * (2 << 20)})
@@ -378,12 +445,13 @@ def test_each_role_sees_what_it_may(staffed: PageServer) -> None:
 
 
 def test_wrong_passwords_are_noted_and_slow_down(staffed: PageServer) -> None:
+    staffed._app.state.services.throttle.clock = Clock()
     client = browser(staffed, key=False)
     statuses = [client.post("/login", data={"name": "ann", "password": "wrong"}).status_code for _ in range(5)]
     assert statuses == [403, 403, 403, 403, 429]
     assert client.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 429
-    trail = AuditTrail(staffed.options.data / "audit.jsonl")
-    assert [one.kind for one in trail.newest(10)] == ["login_failed"] * 4
+    with MemoryBank(staffed.options.data / "page.db", read_only=True) as bank:
+        assert [one.kind for one in bank.notes(limit=10)] == ["login_failed"] * 4
 
 
 def test_changes_of_users_stand_in_the_trail_with_who_and_why_and_end_their_sessions(staffed: PageServer) -> None:
@@ -394,10 +462,81 @@ def test_changes_of_users_stand_in_the_trail_with_who_and_why_and_end_their_sess
     assert logged_in(staffed, "otto").get("/").status_code == 200
     refused = ann.post("/users", data={**form, "name": "ann", "role": "operator"})
     assert refused.status_code == 400 and "no administrator" in refused.text
-    page = ann.get("/audit").text
+    page = ann.get("/audit?verify=1").text
     assert "passed the exam" in page and "user_role" in page and "each as it was written" in page
     token = csrf_of(logged_in(staffed, "ian"))
     assert logged_in(staffed, "ian").post("/users", data={**form, "csrf": token}).status_code == 403
+
+
+def test_nobody_is_logged_in_from_elsewhere(staffed: PageServer) -> None:
+    """A foreign page that logs a browser in as somebody would get what is then sent."""
+    for headers in ({"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+        answer = httpx.post(f"{base_of(staffed)}/login", data={"name": "ann", "password": PASSWORD}, headers=headers)
+        assert answer.status_code == 403 and "set-cookie" not in answer.headers
+    answer = httpx.post(f"{base_of(staffed)}/login", data={"name": "ann", "password": PASSWORD})
+    assert answer.status_code == 403, "says nothing of where it is from"
+
+
+def test_a_session_is_never_the_one_that_was_brought_along(staffed: PageServer) -> None:
+    client = browser(staffed, key=False)
+    client.cookies.set("edge_session", "chosen-by-somebody-else")
+    assert client.get("/history").headers["location"] == "/login"
+    client.post("/login", data={"name": "ian", "password": PASSWORD})
+    first = client.cookies.get("edge_session", domain="127.0.0.1")
+    assert first not in (None, "chosen-by-somebody-else")
+    client.cookies.clear()
+    client.cookies.set("edge_session", first)
+    other = {"name": "otto", "password": PASSWORD}
+    assert client.post("/login", data=other).status_code == 403, "not over the head of whoever is here"
+    client.post("/login", data={**other, "csrf": csrf_of(client, "/login")})
+    old = httpx.get(f"{base_of(staffed)}/history", cookies={"edge_session": first})
+    assert old.status_code == 303, "the session of before has ended"
+
+
+def test_many_wrong_passwords_at_once_win_nothing(staffed: PageServer) -> None:
+    def attempt(_: int) -> int:
+        with httpx.Client(base_url=base_of(staffed), headers={"origin": base_of(staffed)}, timeout=30.0) as client:
+            return client.post("/login", data={"name": "ann", "password": "wrong"}).status_code
+
+    staffed._app.state.services.throttle.clock = Clock()
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(attempt, range(24)))
+    assert answers.count(403) == 4 and answers.count(429) == 20
+
+
+def test_a_removed_user_is_not_let_in_while_the_password_is_looked_at(staffed: PageServer) -> None:
+    users = staffed._app.state.services.users
+    really = users.check
+
+    def slowly(name: str, password: str) -> Any:
+        found = really(name, password)
+        users.remove("ian")
+        return found
+
+    users.check = slowly
+    answer = browser(staffed, key=False).post("/login", data={"name": "ian", "password": PASSWORD})
+    assert answer.status_code == 403 and "set-cookie" not in answer.headers
+
+
+def test_what_the_trail_cannot_keep_is_not_done(staffed: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = logged_in(staffed, "ann")
+    form = {"csrf": csrf_of(ann, "/users"), "name": "otto", "role": "administrator", "why": "x", "do": "role"}
+    before = staffed.options.users.read_bytes() if staffed.options.users else b""
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full", code="DISK_FULL")
+
+    assert ann.post("/users", data={**form, "why": ""}).status_code == 400, "who and why, or not at all"
+    monkeypatch.setattr(staffed._app.state.services.banks, "note", full)
+    for change in ({}, {"do": "remove"}, {"do": "add", "name": "new", "password": PASSWORD},
+                   {"do": "password", "password": PASSWORD}):  # fmt: skip
+        assert ann.post("/users", data={**form, **change}).status_code == 400, change
+    assert staffed.options.users is not None and staffed.options.users.read_bytes() == before
+
+
+def test_the_next_one_at_the_panel_finds_no_picture_of_before(staffed: PageServer) -> None:
+    client = logged_in(staffed, "ian")
+    assert client.post("/logout", data={"csrf": csrf_of(client)}).headers["clear-site-data"] == '"cache"'
 
 
 def test_logging_out_ends_the_session(staffed: PageServer) -> None:
