@@ -19,6 +19,7 @@ from .line.options import DRIVERS, LineOptions
 from .memory import Policy
 from .publish import MqttOptions
 from .settings import Settings
+from .signing import Trust, trust_of
 
 __all__ = [
     "CameraConfig",
@@ -95,7 +96,7 @@ class DaemonConfig:
     """Everything ``edge-daemon run`` needs. sha256: of the file as read. recipe_number: what the PLC calls this recipe;
     a part triggered with another number is not evaluable. None: the PLC's number is ignored. require_verified: this
     site judges by nothing that a second person has not verified. require_certificate: nor by an engine whose
-    certificate is missing or withdrawn."""
+    certificate is missing or withdrawn. trust: whose signatures bundles, tables and reference sets must carry."""
 
     path: Path
     station: str
@@ -110,6 +111,7 @@ class DaemonConfig:
     memory: MemoryConfig
     watch: WatchConfig
     sha256: str
+    trust: Trust
 
 
 def _camera_options(table: Settings, kind: str) -> BaslerOptions | AravisOptions | VideoOptions | FolderOptions:
@@ -215,6 +217,15 @@ def _line(table: Settings) -> LineConfig:
     return LineConfig(options, spawn)
 
 
+def _trust(settings: Settings) -> tuple[Trust, Settings | None]:
+    table = settings.table("security", required=False)
+    if table is None:
+        return Trust(), None
+    required = table.flag("production", False)
+    keys = table.words("trusted_keys", ())
+    return _checked(table, "trusted_keys" if keys else "production", lambda: trust_of(keys, required=required)), table
+
+
 def _retention(table: Settings) -> Policy:
     records_s = table.duration_s("keep_records", None, low=_DAY_S)
     pictures_s = table.duration_s("keep_pictures", None, low=_DAY_S)
@@ -297,8 +308,10 @@ def load_config(path: Path) -> DaemonConfig:
         port=watch_table.integer("port", 9464, low=0, high=65535),
         self_test_s=watch_table.duration_s("self_test", 60.0, low=1, high=86400),
     )
+    trust, security_table = _trust(settings)
     for table in (
         station_table,
+        security_table,
         line_table,
         camera_table,
         engine_table,
@@ -323,4 +336,5 @@ def load_config(path: Path) -> DaemonConfig:
         memory,
         watch,
         settings.sha256,
+        trust,
     )

@@ -54,7 +54,7 @@ def build_station(config: DaemonConfig, *, cache: Path | None = None) -> Station
 
     cache: folder for the measured limits; None measures them now and leaves nothing behind.
     """
-    recipe = load_recipe(config.recipe)
+    recipe = load_recipe(config.recipe, config.trust)
     if config.require_verified:
         unverified = [rule.row_id for zone in recipe.zones for rule in zone.rules if rule.advisory]
         if unverified:
@@ -63,10 +63,12 @@ def build_station(config: DaemonConfig, *, cache: Path | None = None) -> Station
                 + (f", nor are {len(unverified) - 1} others" if len(unverified) > 1 else ""),
                 hint="edge-daemon standards verify ROW --by NAME, by a second person; a demonstration never is",
             )
-    bundle = load(engine_folder(recipe.engine, recipe.engine_base))
+    bundle = load(engine_folder(recipe.engine, recipe.engine_base), trust=config.trust)
     if config.require_certificate:
         require_claims(bundle, f"{config.path}: [station]")
-    engine = open_engine(bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache)
+    engine = open_engine(
+        bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache, trust=config.trust
+    )
     return prepare_station(engine, recipe, config=config.sha256, cache=cache)
 
 

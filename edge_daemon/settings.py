@@ -132,6 +132,16 @@ class Settings:
 
         return self._take(key, default, convert)
 
+    def words(self, key: str, default: Any = _MISSING) -> Any:
+        """A list of strings, none empty."""
+
+        def convert(value: Any) -> tuple[str, ...]:
+            if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+                raise UsageError("must be a list of texts", hint=f'{key} = ["..."]')
+            return tuple(value)
+
+        return self._take(key, default, convert)
+
     def integer(self, key: str, default: Any = _MISSING, *, low: int, high: int) -> Any:
         """A whole number from low to high."""
 
