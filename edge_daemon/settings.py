@@ -226,6 +226,13 @@ class Settings:
 
         return self._take(key, default, convert)
 
+    def credential(self, key: str, *words: str) -> str | None:
+        """A path as ``file`` has it, or as it stands: one of ``words``, or ``credential:NAME``. None when absent."""
+        text: str | None = self.text(key, None)
+        if text is None or text in words or text.startswith("credential:"):
+            return text
+        return str(self.file(key))
+
     def table(self, key: str, *, required: bool = True) -> Settings | None:
         """The sub-table ``[key]``; None when absent and not required."""
         self._read.add(key)

@@ -27,6 +27,7 @@ def _keys_read(path: Path) -> set[str]:
         "size_bytes",
         "file",
         "words",
+        "credential",
     }
     keys = set()
     for node in ast.walk(ast.parse(path.read_text())):
