@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from .capture.options import TRIGGERS, AravisOptions, BaslerOptions, FolderOptions, VideoOptions
+from .commands import CommandOptions, RecipeChoice
 from .errors import UsageError
 from .line.options import DRIVERS, LineOptions
 from .memory import Policy
 from .publish import MqttOptions
 from .settings import Settings
 from .signing import Trust, trust_of
+from .sparkplug_node import SparkplugOptions
 
 __all__ = [
     "CameraConfig",
@@ -96,7 +98,8 @@ class DaemonConfig:
     """Everything ``edge-daemon run`` needs. sha256: of the file as read. recipe_number: what the PLC calls this recipe;
     a part triggered with another number is not evaluable. None: the PLC's number is ignored. require_verified: this
     site judges by nothing that a second person has not verified. require_certificate: nor by an engine whose
-    certificate is missing or withdrawn. trust: whose signatures bundles, tables and reference sets must carry."""
+    certificate is missing or withdrawn. trust: whose signatures bundles, tables and reference sets must carry.
+    sparkplug, commands: None where nobody asked for them."""
 
     path: Path
     station: str
@@ -112,6 +115,8 @@ class DaemonConfig:
     watch: WatchConfig
     sha256: str
     trust: Trust
+    sparkplug: SparkplugOptions | None = None
+    commands: CommandOptions | None = None
 
 
 def _camera_options(table: Settings, kind: str) -> BaslerOptions | AravisOptions | VideoOptions | FolderOptions:
@@ -273,6 +278,32 @@ def check_mqtt_files(config: DaemonConfig) -> None:
         _checked(table, "host", config.mqtt.check_files)
 
 
+def _sparkplug(table: Settings, station: str, memory: MemoryConfig) -> SparkplugOptions:
+    values = {
+        "group": table.text("group"),
+        "node": table.text("node", station),
+        "device": table.text("device", "inspection"),
+    }
+    state_file = memory.database.with_name(f"{memory.database.stem}-sparkplug.json")
+    options: SparkplugOptions = _checked(table, "group", lambda: SparkplugOptions(**values, state_file=state_file))
+    return options
+
+
+def _commands(table: Settings, recipe_number: int | None) -> CommandOptions:
+    keys = table.words("trusted_keys")
+    trust: Trust = _checked(table, "trusted_keys", lambda: trust_of(keys, required=True))
+    recipes: dict[str, RecipeChoice] = {}
+    for one in table.tables("recipe"):
+        path, number = one.file("file"), one.integer("number", None, low=0, high=0xFFFF)
+        if path.stem in recipes:
+            raise one.error("file", f"there is a recipe {path.stem} already", hint="the name of the file names it")
+        if (number is None) != (recipe_number is None):
+            raise one.error("number", "goes together with [station] recipe_number", hint="give both, or neither")
+        recipes[path.stem] = RecipeChoice(path.stem, path, number)
+        one.close()
+    return CommandOptions(trust.keys, tuple(recipes.values()), table.duration_s("window", 60.0, low=5, high=600))
+
+
 def load_config(path: Path) -> DaemonConfig:
     """Read line.toml. Raises ConfigError naming file, line, key and what would be right."""
     settings = Settings.load(path)
@@ -303,6 +334,13 @@ def load_config(path: Path) -> DaemonConfig:
         min_free_bytes=memory_table.size_bytes("min_free", 200_000_000),
         retention=_retention(memory_table),
     )
+    sparkplug_table = settings.table("sparkplug", required=False)
+    commands_table = settings.table("commands", required=False)
+    for table in (sparkplug_table, commands_table):
+        if table is not None and mqtt is None:
+            raise table.error(None, "needs a broker", hint="add [mqtt]")
+    sparkplug = None if sparkplug_table is None else _sparkplug(sparkplug_table, station, memory)
+    commands = None if commands_table is None else _commands(commands_table, recipe_number)
     watch_table = settings.table("watch", required=False) or Settings(path, "", {})
     watch = WatchConfig(
         host=watch_table.text("host", "127.0.0.1"),
@@ -317,6 +355,8 @@ def load_config(path: Path) -> DaemonConfig:
         camera_table,
         engine_table,
         mqtt_table,
+        sparkplug_table,
+        commands_table,
         memory_table,
         watch_table,
         settings,
@@ -338,4 +378,6 @@ def load_config(path: Path) -> DaemonConfig:
         watch,
         settings.sha256,
         trust,
+        sparkplug,
+        commands,
     )

@@ -30,6 +30,7 @@ from .errors import ConfigError
 __all__ = ["Connection", "ConnectionOver", "MqttOptions", "fingerprints"]
 
 CONNECT_TIMEOUT_S = 5.0
+RECEIVE_MOST = 100
 
 _CREDENTIAL = "credential:"
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,100}")
@@ -227,21 +228,34 @@ class Connection:
 
     Opens at once (at most CONNECT_TIMEOUT_S); raises OSError when nobody is there, ConfigError for unusable secrets.
     will: retained on the state topic by the broker when this connection ends impolitely; None for no will.
+    will_topic: another topic, where the will is not retained.
     client_id: instead of the options' own, with which the broker would end the running daemon's connection.
+    receive_bytes: largest message that the broker may send (MQTT 5; else it is cut off here, after it came).
 
     accepted: the login is through. window: messages the broker takes without a PUBACK in between.
     in_flight: message id -> when it was sent (CLOCK_MONOTONIC, s), for each without an answer.
-    acked / refusals: message ids answered; the owner empties both.
+    acked / refusals: message ids answered; subscribed: ids of subscriptions in force; received: (topic, payload,
+    retained) of messages, at most RECEIVE_MOST; the owner empties all four.
     """
 
     def __init__(
-        self, options: MqttOptions, will: bytes | None, *, ack_timeout_s: float, client_id: str | None = None
+        self,
+        options: MqttOptions,
+        will: bytes | None,
+        *,
+        ack_timeout_s: float,
+        client_id: str | None = None,
+        will_topic: str | None = None,
+        receive_bytes: int = 0,
     ) -> None:
         self.accepted = False
         self.window = 0
         self.in_flight: dict[int, float] = {}
         self.acked: list[int] = []
         self.refusals: list[tuple[int, str]] = []
+        self.subscribed: list[int] = []
+        self.received: list[tuple[str, bytes, bool]] = []
+        self._receive_bytes = receive_bytes
         self._ack_timeout_s = ack_timeout_s
         # paho looks at its keepalive only when told to, so it must be told several times within one.
         self._longest_wait_s = options.keepalive_s / 4
@@ -259,9 +273,11 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
         try:
             if will is not None:
-                client.will_set(options.topic("state"), will, qos=1, retain=True)
+                client.will_set(will_topic or options.topic("state"), will, qos=1, retain=will_topic is None)
             if options.username is not None:
                 client.username_pw_set(options.username, options.password())
             context = options.tls_context()
@@ -269,7 +285,11 @@ class Connection:
                 client.tls_set_context(context)
             self._opened_s = time.monotonic()
             if self._v5:
-                client.connect(options.host, options.port, options.keepalive_s, clean_start=True)
+                properties = None
+                if receive_bytes:
+                    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+                    properties.MaximumPacketSize = receive_bytes
+                client.connect(options.host, options.port, options.keepalive_s, clean_start=True, properties=properties)
             else:
                 client.connect(options.host, options.port, options.keepalive_s)
         except BaseException:
@@ -304,12 +324,25 @@ class Connection:
         if self.in_flight and now_s - min(self.in_flight.values()) > self._ack_timeout_s:
             raise ConnectionOver(f"the broker has not acknowledged a message for {self._ack_timeout_s:g} s")
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
+    def subscribe(self, topic: str) -> int:
+        """Ask for a topic (QoS 1); the id that comes in ``subscribed``. A broker works in order: by then it has taken
+        everything that was published before, at QoS 0 as well. Raises ConnectionOver, also later when it refuses."""
+        code, mid = self._client.subscribe(topic, qos=1)
+        self._check(code)
+        assert mid is not None
+        self.in_flight[mid] = time.monotonic()
+        return mid
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Hand one QoS 0 message over, of which nothing more will be heard. Raises ConnectionOver."""
+        self._check(self._client.publish(topic, payload, qos=0, retain=False).rc)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool, content: str = "application/json") -> int:
         """Hand one QoS 1 message over; the message id its answer will carry. Raises ConnectionOver."""
         properties = None
         if self._v5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.ContentType = "application/json"
+            properties.ContentType = content
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         self._check(info.rc)
         self.in_flight[info.mid] = time.monotonic()
@@ -324,7 +357,7 @@ class Connection:
         if sock is not None:
             sock.close()
         # The callbacks tie client and connection into a ring; without it paho's own sockets close right here.
-        client.on_connect = client.on_publish = client.on_disconnect = None
+        client.on_connect = client.on_publish = client.on_disconnect = client.on_subscribe = client.on_message = None
 
     def _check(self, code: MQTTErrorCode) -> None:
         if self._failure is not None:
@@ -347,6 +380,23 @@ class Connection:
     ) -> None:
         if self._failure is None and flags.is_disconnect_packet_from_server:
             self._failure = ConnectionOver(f"the broker ended the connection: {reason}")
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
+    ) -> None:
+        self.in_flight.pop(mid, None)
+        if any(reason.is_failure for reason in reasons):
+            self._failure = ConnectionOver(f"the broker refuses a subscription: {reasons[0]}", refused=True)
+        self.subscribed.append(mid)
+
+    def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        fits = not self._receive_bytes or len(message.payload) <= self._receive_bytes
+        if fits and len(self.received) < RECEIVE_MOST:
+            self.received.append((topic, bytes(message.payload), message.retain))
 
     def _on_publish(
         self, _client: paho.Client, _data: object, mid: int, reason: ReasonCode, _properties: object

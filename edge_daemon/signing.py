@@ -21,7 +21,7 @@ import binascii
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +39,12 @@ __all__ = [
     "Signature",
     "Trust",
     "make_key",
+    "message_holds",
     "parse_public_key",
     "public_key_of",
     "read_signatures",
     "sign",
+    "sign_message",
     "trust_of",
 ]
 
@@ -67,15 +69,7 @@ class Signature:
 
     def holds(self, kind: str) -> bool:
         """Whether the signature fits these words, this hash and this key. Says nothing about trust in the key."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        message = _message(kind, self.sha256, self.signed_by, self.signed_utc)
-        try:
-            Ed25519PublicKey.from_public_bytes(_raw_key(self.key)).verify(self.signature, message)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return message_holds(self.key, self.signature, _message(kind, self.sha256, self.signed_by, self.signed_utc))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +201,25 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
 def public_key_of(path: Path) -> str:
     """The public key of a private key file. Raises ConfigError, also where others may read the file."""
     return _public_text(_private_key(path))
+
+
+def message_holds(key: str, signature: bytes, message: bytes) -> bool:
+    """Whether ``signature`` is this key's over ``message``; False also for what is no key or no signature."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(_raw_key(key)).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def sign_message(key_file: Path, message: Callable[[str], bytes]) -> tuple[str, bytes]:
+    """(public key, signature) over what ``message`` makes of the public key. Raises ConfigError."""
+    private = _private_key(key_file)
+    key = _public_text(private)
+    return key, private.sign(message(key))
 
 
 # ---- signatures ----------------------------------------------------------------------------------------------------

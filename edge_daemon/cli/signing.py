@@ -1,4 +1,4 @@
-"""``keys``, and what ``sign`` and ``verify`` of engines, tables and reference sets share."""
+"""``keys``, ``command``, and what ``sign`` and ``verify`` of engines, tables and reference sets share."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def register(commands: Any) -> None:
     add_common(show)
     show.set_defaults(run=_show)
 
+    command = commands.add_parser(
+        "command",
+        help="a signed command for a station that has [commands], to be published to its command topic",
+        epilog="example: edge-daemon command pause --station cell-1 --key ann.pem --by 'Ann Example' --why repair"
+        " |\n           mosquitto_pub -q 1 -t acme/york/casting/line1/xray/inspection/command -s",
+    )
+    command.add_argument("what", choices=["pause", "resume", "recipe"])
+    command.add_argument("recipe", nargs="?", default="", help="with recipe: its file's name without .toml")
+    command.add_argument("--station", required=True, metavar="NAME")
+    add_signer(command)
+    command.add_argument("--why", required=True, metavar="TEXT", help="stands in the audit trail")
+    add_common(command)
+    command.set_defaults(run=_command)
+
 
 def _make(args: argparse.Namespace) -> int:
     from ..signing import make_key
@@ -44,6 +58,16 @@ def _show(args: argparse.Namespace) -> int:
     from ..signing import public_key_of
 
     _print(args, args.file, public_key_of(args.file))
+    return 0
+
+
+def _command(args: argparse.Namespace) -> int:
+    from ..commands import make_command
+
+    made = make_command(
+        args.what, station=args.station, by=args.by, why=args.why, key_file=args.key, recipe=args.recipe
+    )
+    emit(text=made.decode())
     return 0
 
 
