@@ -228,7 +228,8 @@ def test_a_whole_station_is_paused_resumed_and_given_another_recipe(tmp_path: Pa
         def send(what: str, recipe: str = "") -> dict[str, Any]:
             done = subprocess.run(
                 [sys.executable, "-m", "edge_daemon", "command", what, *([recipe] if recipe else []),
-                 "--station", "demo", "--key", str(key), "--by", "Ann Example", "--why", "test"], capture_output=True, check=True,
+                 "--station", "demo", "--key", str(key), "--by", "Ann Example", "--why", "test"],
+                capture_output=True, check=True,
             )  # fmt: skip
             made = json.loads(done.stdout)
             with subprocess.Popen(
