@@ -14,7 +14,7 @@ TEST_ARGS ?=
 
 # What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus postgresql gir1.2-aravis-0.8 libgirepository1.0-dev \
-	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
+	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd systemd-container poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
 	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1 \
 	chromium
 
@@ -95,9 +95,9 @@ sbom: $(VENV)-device/.done $(VENV)-supply/.done
 	@$(VENV)-supply/bin/cyclonedx-py environment --output-reproducible --of JSON -o dist/edge-daemon.cdx.json $(VENV)-device
 	@echo "==> dist/edge-daemon.cdx.json"
 
-# Asks the vulnerability data of PyPI about each package; needs a connection to pypi.org.
+# Asks the vulnerability data of PyPI about each package. A mirror without that data makes it fail: not asked is not safe.
 audit: $(VENV)-device/.done $(VENV)-supply/.done
-	@$(VENV)-supply/bin/pip-audit --path $$($(VENV)-device/bin/python -c 'import site; print(site.getsitepackages()[0])') --skip-editable
+	@$(VENV)-supply/bin/pip-audit --path $$($(VENV)-device/bin/python -c 'import site; print(site.getsitepackages()[0])') --skip-editable --strict
 
 wheel: $(VENV)/.test
 	@$(BIN)/python -m build --outdir dist

@@ -21,7 +21,7 @@ from edge_daemon.memory import MemoryBank
 from edge_daemon.testing.virtual_plc import PtyPair, VirtualPlc
 
 SEEN: dict[str, Any] = {}
-FRAMES = Path("/var/lib/frames")
+FRAMES = Path("/var/lib/edge-daemon/frames")  # the units may write below their StateDirectory only
 
 
 def run(*command: str) -> str:
@@ -65,7 +65,8 @@ def main() -> None:
     shutil.copy("/etc/edge-daemon/password", "/etc/edge-daemon/credentials/mqtt-password")
     Path("/etc/edge-daemon/credentials/mqtt-password").chmod(0o600)
     Path("/etc/edge-daemon/password").unlink()
-    FRAMES.mkdir(exist_ok=True)
+    FRAMES.mkdir(parents=True, exist_ok=True)
+    shutil.chown(FRAMES.parent, "edge-daemon", "edge-daemon")
     shutil.chown(FRAMES, "edge-daemon", "edge-daemon")
     broker = subprocess.Popen(["mosquitto", "-c", "/etc/edge-daemon/mosquitto.conf"], stdout=subprocess.DEVNULL)
     count = 0
@@ -125,6 +126,10 @@ def main() -> None:
             time.sleep(1.0)
             with MemoryBank("/var/lib/edge-daemon/memory.db", read_only=True) as bank:
                 SEEN["records"] = [[one.outcome, list(one.reasons), one.recipe] for one in bank.history()]
+            SEEN["line_restarts"] = shown("edge-line", "NRestarts")
+            SEEN["tail"] = run(
+                "journalctl", "-u", "edge-daemon", "-u", "edge-line", "-n", "25", "--no-pager", "-o", "short-precise"
+            ).splitlines()
         SEEN["delivered"] = run("mosquitto_sub", "-V", "5", "-u", "cell", "-P", secret.decode(), "-t", "#", "-C", "1",
                                 "-W", "10", "-F", "%p")  # fmt: skip
         run("systemctl", "stop", "edge-daemon")

@@ -29,7 +29,7 @@ name = "cell-1"
 recipe = "recipe.toml"
 [camera]
 kind = "folder"
-folder = "/var/lib/frames"
+folder = "/var/lib/edge-daemon/frames"
 after = "delete"
 settle = "0 ms"
 max_delay = "1500 ms"
