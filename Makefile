@@ -1,7 +1,8 @@
 # make demo     the whole line on this machine          make test    everything that proves it
 # make bench    figures for BENCHMARKS.md               make soak    1,000 parts at 300 a minute
 # make study    how well the judge measures and decides  make lint    ruff, mypy, import-linter
-# make wheel    a wheel and an sdist in dist/
+# make wheel    a wheel and an sdist in dist/          make fuzz    parsers against nonsense, for long (FUZZ_EXAMPLES=20000)
+# make sbom     what is installed, as CycloneDX         make audit   whether any of it has a known weakness
 # Nothing but Python 3.10 or newer and make is needed; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
@@ -13,11 +14,11 @@ TEST_ARGS ?=
 
 # What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus postgresql gir1.2-aravis-0.8 libgirepository1.0-dev \
-	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
+	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd systemd-container poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
 	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1 \
 	chromium
 
-.PHONY: demo soak test bench study wheel lint clean system-packages
+.PHONY: demo soak test bench study wheel lint fuzz sbom audit clean system-packages
 .DEFAULT_GOAL := demo
 
 $(VENV)/bin/python:
@@ -74,8 +75,32 @@ bench: $(VENV)/.test
 study: $(VENV)/.demo
 	@$(BIN)/python -m edge_daemon.testing.judging_study
 
+FUZZ_EXAMPLES ?= 20000
+fuzz: $(VENV)/.test
+	@FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/unit/test_fuzz.py --timeout 86400
+
+# Of what a device has: the package and its run-time extras, in an environment of their own; tools in another.
+$(VENV)-device/.done: setup.cfg pyproject.toml
+	@$(PYTHON) -m venv $(VENV)-device
+	@$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check '.[sparkplug,station,tables]'
+	@touch $@
+
+$(VENV)-supply/.done:
+	@$(PYTHON) -m venv $(VENV)-supply
+	@$(VENV)-supply/bin/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7' 'pip-audit>=2.9'
+	@touch $@
+
+sbom: $(VENV)-device/.done $(VENV)-supply/.done
+	@mkdir -p dist
+	@$(VENV)-supply/bin/cyclonedx-py environment --output-reproducible --of JSON -o dist/edge-daemon.cdx.json $(VENV)-device
+	@echo "==> dist/edge-daemon.cdx.json"
+
+# Asks the vulnerability data of PyPI about each package. A mirror without that data makes it fail: not asked is not safe.
+audit: $(VENV)-device/.done $(VENV)-supply/.done
+	@$(VENV)-supply/bin/pip-audit --path $$($(VENV)-device/bin/python -c 'import site; print(site.getsitepackages()[0])') --skip-editable --strict
+
 wheel: $(VENV)/.test
 	@$(BIN)/python -m build --outdir dist
 
 clean:
-	rm -rf $(VENV) build dist demo-output *.egg-info
+	rm -rf $(VENV) $(VENV)-device $(VENV)-supply build dist demo-output *.egg-info

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from .capture.options import TRIGGERS, AravisOptions, BaslerOptions, FolderOptions, VideoOptions
+from .commands import CommandOptions, RecipeChoice
 from .errors import UsageError
 from .line.options import DRIVERS, LineOptions
 from .memory import Policy
 from .publish import MqttOptions
 from .settings import Settings
+from .signing import Trust, trust_of
+from .sparkplug_node import SparkplugOptions
 
 __all__ = [
     "CameraConfig",
@@ -95,7 +98,8 @@ class DaemonConfig:
     """Everything ``edge-daemon run`` needs. sha256: of the file as read. recipe_number: what the PLC calls this recipe;
     a part triggered with another number is not evaluable. None: the PLC's number is ignored. require_verified: this
     site judges by nothing that a second person has not verified. require_certificate: nor by an engine whose
-    certificate is missing or withdrawn."""
+    certificate is missing or withdrawn. trust: whose signatures bundles, tables and reference sets must carry.
+    sparkplug, commands: None where nobody asked for them."""
 
     path: Path
     station: str
@@ -110,6 +114,9 @@ class DaemonConfig:
     memory: MemoryConfig
     watch: WatchConfig
     sha256: str
+    trust: Trust
+    sparkplug: SparkplugOptions | None = None
+    commands: CommandOptions | None = None
 
 
 def _camera_options(table: Settings, kind: str) -> BaslerOptions | AravisOptions | VideoOptions | FolderOptions:
@@ -215,6 +222,15 @@ def _line(table: Settings) -> LineConfig:
     return LineConfig(options, spawn)
 
 
+def _trust(settings: Settings) -> tuple[Trust, Settings | None]:
+    table = settings.table("security", required=False)
+    if table is None:
+        return Trust(), None
+    required = table.flag("production", False)
+    keys = table.words("trusted_keys", ())
+    return _checked(table, "trusted_keys" if keys else "production", lambda: trust_of(keys, required=required)), table
+
+
 def _retention(table: Settings) -> Policy:
     records_s = table.duration_s("keep_records", None, low=_DAY_S)
     pictures_s = table.duration_s("keep_pictures", None, low=_DAY_S)
@@ -239,10 +255,11 @@ def _mqtt(table: Settings, station: str) -> MqttOptions:
         "topic_root": table.text("topic_root"),
         "version": 5 if table.text("version", "5", choices=("5", "3.1.1")) == "5" else 311,
         "username": table.text("username", None),
-        "password_file": table.file("password_file", None),
-        "ca_file": "system" if table.text("ca_file", None) == "system" else table.file("ca_file", None),
-        "cert_file": table.file("cert_file", None),
-        "key_file": table.file("key_file", None),
+        "password_file": table.credential("password_file"),
+        "ca_file": table.credential("ca_file", "system"),
+        "cert_file": table.credential("cert_file"),
+        "key_file": table.credential("key_file"),
+        "pins": table.words("pins", ()),
         "insecure": table.flag("insecure", False),
         "keepalive_s": int(table.duration_s("keepalive", 5.0, low=1, high=3600)),
         "client_id": table.text("client_id", f"edge-daemon-{station}"),
@@ -259,6 +276,32 @@ def check_mqtt_files(config: DaemonConfig) -> None:
     table = Settings.load(config.path).table("mqtt", required=False)
     if config.mqtt is not None and table is not None:
         _checked(table, "host", config.mqtt.check_files)
+
+
+def _sparkplug(table: Settings, station: str, memory: MemoryConfig) -> SparkplugOptions:
+    values = {
+        "group": table.text("group"),
+        "node": table.text("node", station),
+        "device": table.text("device", "inspection"),
+    }
+    state_file = memory.database.with_name(f"{memory.database.stem}-sparkplug.json")
+    options: SparkplugOptions = _checked(table, "group", lambda: SparkplugOptions(**values, state_file=state_file))
+    return options
+
+
+def _commands(table: Settings, recipe_number: int | None) -> CommandOptions:
+    keys = table.words("trusted_keys")
+    trust: Trust = _checked(table, "trusted_keys", lambda: trust_of(keys, required=True))
+    recipes: dict[str, RecipeChoice] = {}
+    for one in table.tables("recipe"):
+        path, number = one.file("file"), one.integer("number", None, low=0, high=0xFFFF)
+        if path.stem in recipes:
+            raise one.error("file", f"there is a recipe {path.stem} already", hint="the name of the file names it")
+        if (number is None) != (recipe_number is None):
+            raise one.error("number", "goes together with [station] recipe_number", hint="give both, or neither")
+        recipes[path.stem] = RecipeChoice(path.stem, path, number)
+        one.close()
+    return CommandOptions(trust.keys, tuple(recipes.values()), table.duration_s("window", 60.0, low=5, high=600))
 
 
 def load_config(path: Path) -> DaemonConfig:
@@ -291,18 +334,29 @@ def load_config(path: Path) -> DaemonConfig:
         min_free_bytes=memory_table.size_bytes("min_free", 200_000_000),
         retention=_retention(memory_table),
     )
+    sparkplug_table = settings.table("sparkplug", required=False)
+    commands_table = settings.table("commands", required=False)
+    for table in (sparkplug_table, commands_table):
+        if table is not None and mqtt is None:
+            raise table.error(None, "needs a broker", hint="add [mqtt]")
+    sparkplug = None if sparkplug_table is None else _sparkplug(sparkplug_table, station, memory)
+    commands = None if commands_table is None else _commands(commands_table, recipe_number)
     watch_table = settings.table("watch", required=False) or Settings(path, "", {})
     watch = WatchConfig(
         host=watch_table.text("host", "127.0.0.1"),
         port=watch_table.integer("port", 9464, low=0, high=65535),
         self_test_s=watch_table.duration_s("self_test", 60.0, low=1, high=86400),
     )
+    trust, security_table = _trust(settings)
     for table in (
         station_table,
+        security_table,
         line_table,
         camera_table,
         engine_table,
         mqtt_table,
+        sparkplug_table,
+        commands_table,
         memory_table,
         watch_table,
         settings,
@@ -323,4 +377,7 @@ def load_config(path: Path) -> DaemonConfig:
         memory,
         watch,
         settings.sha256,
+        trust,
+        sparkplug,
+        commands,
     )

@@ -19,6 +19,7 @@ from types import FrameType
 
 from . import __version__, notify
 from .capture import CapturePolicy, ReconnectingCamera, make_camera
+from .commands import CommandListener, RecipeChoice
 from .config import DaemonConfig, load_config
 from .dispatch import Dispatcher
 from .errors import ConfigError, EdgeError, StorageError
@@ -33,6 +34,7 @@ from .resources import engine_folder
 from .segment.bundle import load
 from .segment.claim_watch import ClaimWatch, require_claims
 from .segment.registry import open_engine
+from .sparkplug_node import SparkplugNode
 
 __all__ = ["Daemon", "build_station"]
 
@@ -54,7 +56,7 @@ def build_station(config: DaemonConfig, *, cache: Path | None = None) -> Station
 
     cache: folder for the measured limits; None measures them now and leaves nothing behind.
     """
-    recipe = load_recipe(config.recipe)
+    recipe = load_recipe(config.recipe, config.trust)
     if config.require_verified:
         unverified = [rule.row_id for zone in recipe.zones for rule in zone.rules if rule.advisory]
         if unverified:
@@ -63,10 +65,12 @@ def build_station(config: DaemonConfig, *, cache: Path | None = None) -> Station
                 + (f", nor are {len(unverified) - 1} others" if len(unverified) > 1 else ""),
                 hint="edge-daemon standards verify ROW --by NAME, by a second person; a demonstration never is",
             )
-    bundle = load(engine_folder(recipe.engine, recipe.engine_base))
+    bundle = load(engine_folder(recipe.engine, recipe.engine_base), trust=config.trust)
     if config.require_certificate:
         require_claims(bundle, f"{config.path}: [station]")
-    engine = open_engine(bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache)
+    engine = open_engine(
+        bundle, config.engine.backend, threads=config.engine.threads, cache_dir=config.engine.cache, trust=config.trust
+    )
     return prepare_station(engine, recipe, config=config.sha256, cache=cache)
 
 
@@ -78,6 +82,11 @@ class Daemon:
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._reloading: threading.Thread | None = None
+        self._changing = threading.Lock()  # one change of the recipe at a time, asked for by whom it may be
+        self._paused = False
+        self._read_sha256 = config.sha256
+        self._commands: CommandListener | None = None
+        self._sparkplug: SparkplugNode | None = None
         self._ready_reasons: list[str] = ["STARTING"]
         self._beaten_s: float | None = None
         self._incurable_since_s: float | None = None
@@ -100,6 +109,7 @@ class Daemon:
         try:
             self._bank.check_writable()
             self._metrics = Metrics(config.station, deadline_s=config.line.options.deadline_s)
+            config = self._listen_for_commands(config)
             station = build_station(config, cache=config.engine.cache)
             self._metrics.engine(station.engine.name, station.seals.engine, station.engine.backend)
             camera = make_camera(config.camera.kind, config.camera.options)
@@ -109,7 +119,7 @@ class Daemon:
                 config.watch.host, config.watch.port, self._metrics.registry, healthz=self._healthz, readyz=self._readyz
             ) as server:
                 self.metrics_port = server.port
-                self._serve(station)
+                self._serve(config, station)
         finally:
             self._bank.close()
         return self._exit_code
@@ -132,9 +142,10 @@ class Daemon:
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGHUP, reload)
 
-    def _serve(self, station: Station) -> None:
-        config = self._config
+    def _serve(self, config: DaemonConfig, station: Station) -> None:
         self._publisher = Publisher(self._bank, config.mqtt, config.station) if config.mqtt is not None else None
+        if config.mqtt is not None and config.sparkplug is not None:
+            self._sparkplug = SparkplugNode(self._bank, config.mqtt, config.sparkplug)
         self._housekeeper = threading.Thread(target=self._housekeep, name="edge-housekeep", daemon=True)
         self._keeper = threading.Thread(target=self._retain, name="edge-retention", daemon=True)
         self._begin_session(station)
@@ -149,6 +160,10 @@ class Daemon:
             self._dispatcher.start(self._pipeline)
             if self._publisher is not None:
                 self._publisher.start()
+            if self._sparkplug is not None:
+                self._sparkplug.start()
+            if self._commands is not None:
+                self._commands.start()
             self._housekeeper.start()
             if not config.memory.retention.empty:
                 self._keeper.start()
@@ -189,6 +204,9 @@ class Daemon:
             steps.append(("housekeeper", lambda: self._housekeeper.join(2.0)))
         if self._keeper.ident is not None:
             steps.append(("retention", lambda: self._keeper.join(2.0)))
+        for name, spoken in (("commands", self._commands), ("sparkplug", self._sparkplug)):
+            if spoken is not None:
+                steps.append((name, spoken.stop))
         publisher = self._publisher
         if publisher is not None:
             steps.append(("publisher", lambda: publisher.stop(2.0)))
@@ -243,6 +261,9 @@ class Daemon:
                 if self._publisher is not None:
                     self._publisher.announce("not ready" if reasons else "ready")
                 self._ready_reasons = reasons
+            if self._sparkplug is not None:
+                self._sparkplug.ready(reasons)
+                self._sparkplug.device(not {"LINE_LOST", "PLC_PORT"}.intersection(reasons))
             self._beaten_s = time.monotonic()
             self._gauges(not reasons)
             self._give_up_on(reasons)
@@ -257,6 +278,8 @@ class Daemon:
         camera = self._camera.trouble()
         if camera is not None:
             troubles.append(f"CAMERA_{camera.code}")
+        if self._paused:
+            troubles.append("PAUSED")
         if self._disk_trouble:
             troubles.append(self._disk_trouble)
         elif time.monotonic() - self._disk_checked_s > _DISK_SILENCE_S:
@@ -359,17 +382,68 @@ class Daemon:
             found = load_config(self._config.path)
             if found.sha256 != self._config.sha256:
                 log("reload", "of this file only the recipe changes now; everything else waits for a restart")
-            # The seal in the records stays that of the config in force.
-            config = replace(self._config, recipe=found.recipe)
-            station = build_station(config, cache=config.engine.cache)
-            self._pipeline.use_station(station)
-            self._change_session(station)
+            with self._changing:
+                self._read_recipe_again(found)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the new recipe, the old one serves
             code = error.code if isinstance(error, EdgeError) else "BUG"
             log("reload_refused", f"the old recipe stays: {error}", level=40, code=code, error=error)
+
+    def _read_recipe_again(self, found: DaemonConfig) -> None:
+        """A recipe that a command asked for stays until somebody changes line.toml; then that says the recipe."""
+        commanded = None if self._commands is None else self._commands.recipe
+        if commanded is not None and found.sha256 == self._read_sha256:
+            self._change_over(commanded.path, None)
             return
+        # The PLC's number for line.toml's recipe is no part of what changes live.
+        number = None if commanded is None else (self._config.recipe_number,)
+        self._change_over(found.recipe, number)
+        self._read_sha256 = found.sha256
+        if self._commands is not None:
+            self._commands.recipe = None
+            self._commands.follow(found.sha256)
+
+    def _change_over(
+        self, recipe: Path, other_recipe: tuple[int | None] | None, before: Callable[[], None] | None = None
+    ) -> None:
+        """Prove a recipe, then judge by it. Raises what is wrong with it; the old one serves until then."""
+        # The seal in the records stays that of the config in force.
+        config = replace(self._config, recipe=recipe)
+        station = build_station(config, cache=config.engine.cache)
+        try:
+            self._pipeline.use_station(station, other_recipe=other_recipe, before=before)
+        except BaseException:
+            station.engine.close()
+            raise
+        self._change_session(station)
         self._metrics.engine(station.engine.name, station.seals.engine, station.engine.backend)
         log("reloaded", f"recipe {station.name} is in use", recipe=station.name, table_sha256=station.seals.table)
+
+    # ---------------------------------------------------------------- commands
+
+    def _listen_for_commands(self, config: DaemonConfig) -> DaemonConfig:
+        """Make the listener, and take from the audit trail what was commanded before: a pause, another recipe."""
+        if config.mqtt is None or config.commands is None:
+            return config
+        commands = self._commands = CommandListener(
+            self._bank, config.mqtt, config.commands, station=config.station, config_sha256=config.sha256,
+            apply_pause=self._pause, apply_recipe=self._take_recipe,
+        )  # fmt: skip
+        if commands.paused:
+            log("paused", "the line was paused by a command before this start and stays so until it is resumed")
+        self._paused = commands.paused
+        if commands.recipe is None:
+            return config
+        log(
+            "recipe", f"recipe {commands.recipe.name} was asked for by a command and stays", recipe=commands.recipe.name
+        )
+        return replace(config, recipe=commands.recipe.path, recipe_number=commands.recipe.number)
+
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused  # the beat tells the gate within 100 ms
+
+    def _take_recipe(self, choice: RecipeChoice, before: Callable[[], None]) -> None:
+        with self._changing:
+            self._change_over(choice.path, (choice.number,), before)
 
 
 def _prove_writable(folder: Path) -> None:

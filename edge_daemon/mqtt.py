@@ -6,7 +6,10 @@ reconnecting and its queue: a ``Connection`` is opened once, pumped by its owner
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import os
+import re
 import selectors
 import socket
 import ssl
@@ -24,9 +27,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from .errors import ConfigError
 
-__all__ = ["Connection", "ConnectionOver", "MqttOptions"]
+__all__ = ["Connection", "ConnectionOver", "MqttOptions", "fingerprints"]
 
 CONNECT_TIMEOUT_S = 5.0
+RECEIVE_MOST = 100
+
+_CREDENTIAL = "credential:"
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,100}")
+_PIN = re.compile(r"(sha256|spki):[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,9 @@ class MqttOptions:
     topic_root: ``{enterprise}/{site}/{area}/{line}/{cell}``, five names. version: 5 or 311 (3.1.1).
     ca_file: turns TLS on; a PEM file, or ``"system"`` for the certificates of the operating system.
     cert_file, key_file: the client's own certificate, both or neither. password_file: its first line is the password.
+    Each of these files may be ``credential:NAME``, what systemd hands over (LoadCredential=) in $CREDENTIALS_DIRECTORY.
+    pins: of the broker's certificate, besides ca_file: ``sha256:HEX`` of the whole, ``spki:HEX`` of its public key; one
+    must fit, and is looked at before a password is sent.
     insecure: allows plain text to a host that is not loopback. client_id: ``""`` makes one from the topic root.
 
     The files are read when needed, not when this is made: ``check_files`` tries them.
@@ -50,6 +61,7 @@ class MqttOptions:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    pins: tuple[str, ...] = ()
     insecure: bool = False
     keepalive_s: int = 10
     client_id: str = ""
@@ -75,6 +87,13 @@ class MqttOptions:
             raise ConfigError("mqtt.cert_file and mqtt.key_file belong together", hint="give both or neither")
         if self.cert_file is not None and self.ca_file is None:
             raise ConfigError("mqtt.cert_file is given without mqtt.ca_file", hint="ca_file turns TLS on")
+        for pin in self.pins:
+            if not _PIN.fullmatch(pin):
+                raise ConfigError(
+                    f"mqtt.pins: {pin!r} is no pin", hint="sha256: or spki: and 64 hexadecimal digits, lower case"
+                )
+        if self.pins and self.ca_file is None:
+            raise ConfigError("mqtt.pins is given without mqtt.ca_file", hint="ca_file turns TLS on")
         if self.ca_file is None and not self.insecure and not _is_loopback(self.host):
             raise ConfigError(
                 f"mqtt.host = {self.host!r} would be reached in plain text",
@@ -90,7 +109,7 @@ class MqttOptions:
         """The first line of the password file, read anew each time; None without one. Raises ConfigError."""
         if self.password_file is None:
             return None
-        path = Path(self.password_file)
+        path = _path("password_file", self.password_file)
         try:
             if path.stat().st_mode & stat.S_IROTH:
                 raise ConfigError(
@@ -106,13 +125,19 @@ class MqttOptions:
         """TLS settings (1.2 or newer, host name checked), or None for plain text. Raises ConfigError."""
         if self.ca_file is None:
             return None
-        ca_file = None if self.ca_file == "system" else self.ca_file
-        for key, path in (("ca_file", ca_file), ("cert_file", self.cert_file), ("key_file", self.key_file)):
+        files: dict[str, Path | None] = {}
+        for key, name in (("ca_file", self.ca_file), ("cert_file", self.cert_file), ("key_file", self.key_file)):
+            path = files[key] = None if name is None or name == "system" else _path(key, name)
             if path is not None:
                 try:
-                    Path(path).read_bytes()
+                    if key == "key_file" and path.stat().st_mode & stat.S_IROTH:
+                        raise ConfigError(
+                            f"mqtt.key_file {path} can be read by everybody", code="SECRET", hint=f"chmod 640 {path}"
+                        )
+                    path.read_bytes()
                 except OSError as error:
                     raise _unreadable(key, path, error) from error
+        ca_file, cert_file, key_file = files["ca_file"], files["cert_file"], files["key_file"]
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:  # ssl.SSLError is one
@@ -120,10 +145,12 @@ class MqttOptions:
                 f"mqtt.ca_file {self.ca_file} cannot be used: {error}", hint="give certificates as PEM"
             ) from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert_file is not None:
+        if self.pins:
+            context.sslsocket_class = _pinned_socket(frozenset(self.pins))
+        if cert_file is not None:
             try:
                 # A password, so that OpenSSL does not ask for one at the terminal; a key without one ignores it.
-                context.load_cert_chain(self.cert_file, self.key_file, password="")
+                context.load_cert_chain(cert_file, key_file, password="")
             except OSError as error:
                 raise ConfigError(
                     f"mqtt.cert_file {self.cert_file} cannot be used with {self.key_file}: {error}",
@@ -135,6 +162,46 @@ class MqttOptions:
         """Try the password file and the certificates. Raises ConfigError that names the key."""
         self.password()
         self.tls_context()
+
+
+def _path(key: str, name: str) -> Path:
+    """The file behind a name or a ``credential:NAME``. Raises ConfigError where there is no such credential."""
+    if not name.startswith(_CREDENTIAL):
+        return Path(name)
+    credential, folder = name.removeprefix(_CREDENTIAL), os.environ.get("CREDENTIALS_DIRECTORY")
+    if not _CREDENTIAL_NAME.fullmatch(credential):
+        raise ConfigError(f"mqtt.{key}: {credential!r} is no credential's name", hint="letters, digits, '.', '_', '-'")
+    path = None if folder is None else Path(folder) / credential
+    if path is None or not path.exists():
+        raise ConfigError(
+            f"mqtt.{key}: systemd has handed over no credential {credential!r}",
+            code="SECRET",
+            hint=f"LoadCredential={credential}:FILE in the unit; systemd-run -p LoadCredential=... for a command",
+        )
+    return path
+
+
+def _pinned_socket(pins: frozenset[str]) -> type[ssl.SSLSocket]:
+    """A TLS socket whose handshake ends in SSLError unless the other side's certificate is a pinned one."""
+
+    class PinnedSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            super().do_handshake(block)
+            shown = fingerprints(self.getpeercert(binary_form=True) or b"")
+            if pins.isdisjoint(shown):
+                raise ssl.SSLError(f"the broker's certificate is not a pinned one: {' '.join(shown)}")
+
+    return PinnedSocket
+
+
+def fingerprints(certificate: bytes) -> tuple[str, str]:
+    """Of a certificate (DER), as ``pins`` has them: of the whole, and of its public key."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    from cryptography.x509 import load_der_x509_certificate
+
+    key = load_der_x509_certificate(certificate).public_key()
+    public = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256:{hashlib.sha256(certificate).hexdigest()}", f"spki:{hashlib.sha256(public).hexdigest()}"
 
 
 def _unreadable(key: str, path: str | Path, error: OSError) -> ConfigError:
@@ -161,21 +228,34 @@ class Connection:
 
     Opens at once (at most CONNECT_TIMEOUT_S); raises OSError when nobody is there, ConfigError for unusable secrets.
     will: retained on the state topic by the broker when this connection ends impolitely; None for no will.
+    will_topic: another topic, where the will is not retained.
     client_id: instead of the options' own, with which the broker would end the running daemon's connection.
+    receive_bytes: largest message that the broker may send (MQTT 5; else it is cut off here, after it came).
 
     accepted: the login is through. window: messages the broker takes without a PUBACK in between.
     in_flight: message id -> when it was sent (CLOCK_MONOTONIC, s), for each without an answer.
-    acked / refusals: message ids answered; the owner empties both.
+    acked / refusals: message ids answered; subscribed: ids of subscriptions in force; received: (topic, payload,
+    retained) of messages, at most RECEIVE_MOST; the owner empties all four.
     """
 
     def __init__(
-        self, options: MqttOptions, will: bytes | None, *, ack_timeout_s: float, client_id: str | None = None
+        self,
+        options: MqttOptions,
+        will: bytes | None,
+        *,
+        ack_timeout_s: float,
+        client_id: str | None = None,
+        will_topic: str | None = None,
+        receive_bytes: int = 0,
     ) -> None:
         self.accepted = False
         self.window = 0
         self.in_flight: dict[int, float] = {}
         self.acked: list[int] = []
         self.refusals: list[tuple[int, str]] = []
+        self.subscribed: list[int] = []
+        self.received: list[tuple[str, bytes, bool]] = []
+        self._receive_bytes = receive_bytes
         self._ack_timeout_s = ack_timeout_s
         # paho looks at its keepalive only when told to, so it must be told several times within one.
         self._longest_wait_s = options.keepalive_s / 4
@@ -193,9 +273,11 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
         try:
             if will is not None:
-                client.will_set(options.topic("state"), will, qos=1, retain=True)
+                client.will_set(will_topic or options.topic("state"), will, qos=1, retain=will_topic is None)
             if options.username is not None:
                 client.username_pw_set(options.username, options.password())
             context = options.tls_context()
@@ -203,7 +285,11 @@ class Connection:
                 client.tls_set_context(context)
             self._opened_s = time.monotonic()
             if self._v5:
-                client.connect(options.host, options.port, options.keepalive_s, clean_start=True)
+                properties = None
+                if receive_bytes:
+                    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+                    properties.MaximumPacketSize = receive_bytes
+                client.connect(options.host, options.port, options.keepalive_s, clean_start=True, properties=properties)
             else:
                 client.connect(options.host, options.port, options.keepalive_s)
         except BaseException:
@@ -238,12 +324,25 @@ class Connection:
         if self.in_flight and now_s - min(self.in_flight.values()) > self._ack_timeout_s:
             raise ConnectionOver(f"the broker has not acknowledged a message for {self._ack_timeout_s:g} s")
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
+    def subscribe(self, topic: str) -> int:
+        """Ask for a topic (QoS 1); the id that comes in ``subscribed``. A broker works in order: by then it has taken
+        everything that was published before, at QoS 0 as well. Raises ConnectionOver, also later when it refuses."""
+        code, mid = self._client.subscribe(topic, qos=1)
+        self._check(code)
+        assert mid is not None
+        self.in_flight[mid] = time.monotonic()
+        return mid
+
+    def send(self, topic: str, payload: bytes) -> None:
+        """Hand one QoS 0 message over, of which nothing more will be heard. Raises ConnectionOver."""
+        self._check(self._client.publish(topic, payload, qos=0, retain=False).rc)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool, content: str = "application/json") -> int:
         """Hand one QoS 1 message over; the message id its answer will carry. Raises ConnectionOver."""
         properties = None
         if self._v5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.ContentType = "application/json"
+            properties.ContentType = content
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         self._check(info.rc)
         self.in_flight[info.mid] = time.monotonic()
@@ -258,7 +357,7 @@ class Connection:
         if sock is not None:
             sock.close()
         # The callbacks tie client and connection into a ring; without it paho's own sockets close right here.
-        client.on_connect = client.on_publish = client.on_disconnect = None
+        client.on_connect = client.on_publish = client.on_disconnect = client.on_subscribe = client.on_message = None
 
     def _check(self, code: MQTTErrorCode) -> None:
         if self._failure is not None:
@@ -281,6 +380,23 @@ class Connection:
     ) -> None:
         if self._failure is None and flags.is_disconnect_packet_from_server:
             self._failure = ConnectionOver(f"the broker ended the connection: {reason}")
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: object, mid: int, reasons: list[ReasonCode], _properties: object
+    ) -> None:
+        self.in_flight.pop(mid, None)
+        if any(reason.is_failure for reason in reasons):
+            self._failure = ConnectionOver(f"the broker refuses a subscription: {reasons[0]}", refused=True)
+        self.subscribed.append(mid)
+
+    def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        fits = not self._receive_bytes or len(message.payload) <= self._receive_bytes
+        if fits and len(self.received) < RECEIVE_MOST:
+            self.received.append((topic, bytes(message.payload), message.retain))
 
     def _on_publish(
         self, _client: paho.Client, _data: object, mid: int, reason: ReasonCode, _properties: object

@@ -72,6 +72,16 @@ def gate_unknown(verdict: Verdict, answer: GateAnswer | None) -> bool:
     return verdict.outcome is Outcome.PASS and answer is not None and answer.reason == "LINE_LOST"
 
 
+def _of_another_recipe(ticket: Ticket, serving: tuple[Station, int | None, int]) -> str:
+    """Why this part must not be judged by what is served, ``""`` where it may."""
+    _, wanted, since_ns = serving
+    if wanted is not None and ticket.recipe != wanted:
+        return f"the PLC asks for recipe {ticket.recipe}, this station serves {wanted}"
+    if ticket.trigger_ns < since_ns:
+        return "the part was triggered before the recipe was changed"
+    return ""
+
+
 class Pipeline:
     """Three threads and the queues between them.
 
@@ -90,7 +100,7 @@ class Pipeline:
         finished: Callable[[Ticket], None],
         watch_claims: Callable[[Station], ClaimWatch] | None = None,
     ) -> None:
-        self.station = station
+        self._serving = (station, config.recipe_number, 0)
         self._watch_claims = watch_claims
         self.claims = None if watch_claims is None else watch_claims(station)
         self._config, self._camera, self._bank, self._line, self._metrics = config, camera, bank, line, metrics
@@ -113,6 +123,11 @@ class Pipeline:
             threading.Thread(target=target, name=f"edge-{target.__name__.strip('_')}", daemon=True)
             for target in (self._capture, self._judge, self._store)
         ]
+
+    @property
+    def station(self) -> Station:
+        """What the next part is judged by."""
+        return self._serving[0]
 
     def start(self) -> None:
         """Run the first self-test, then start the threads. Raises EngineError when the engine fails it."""
@@ -137,14 +152,30 @@ class Pipeline:
         """Speak to a new line process from now on."""
         self._line = line
 
-    def use_station(self, station: Station) -> None:
+    def use_station(
+        self,
+        station: Station,
+        *,
+        other_recipe: tuple[int | None] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> None:
         """Judge the next part with another recipe. A part keeps the station it was judged with; the engine before is
-        closed by the thread that used it. Raises what the new engine's self-test raises; then nothing has changed."""
+        closed by the thread that used it. Raises what the new engine's self-test raises; then nothing has changed.
+
+        other_recipe: this is for another kind of part, and the PLC's number for it: parts triggered before are then not
+        evaluable, for nobody can say which kind they are. before: the last thing done before the change; what it raises
+        leaves all as it was.
+        """
         SelfTest(self._config.watch.self_test_s).run(station)
         if self._watch_claims is not None and station.seals.engine != self.station.seals.engine:
             self.claims = self._watch_claims(station)  # the same bundle keeps what is known of it
-        before, self.station = self.station, station
-        self._retired.put(before)
+        if before is not None:
+            before()
+        retired, number, since_ns = self._serving
+        if other_recipe is not None:
+            number, since_ns = other_recipe[0], time.monotonic_ns()
+        self._serving = (station, number, since_ns)  # one assignment: no part sees half of it
+        self._retired.put(retired)
 
     def ended(self, ticket: Ticket, answer: GateAnswer) -> None:
         """The line's final answer to a ticket. Needed only where ``permit`` came back, or comes back, without one."""
@@ -232,9 +263,9 @@ class Pipeline:
         """The frame of this very trigger; CameraError with a code when there is none that surely is."""
         if self._refusing.is_set():
             raise CameraError("the daemon is stopping", code="STOPPING")
-        wanted = self._config.recipe_number
-        if wanted is not None and ticket.recipe != wanted:
-            raise CameraError(f"the PLC asks for recipe {ticket.recipe}, this station serves {wanted}", code="RECIPE")
+        refused = _of_another_recipe(ticket, self._serving)
+        if refused:
+            raise CameraError(refused, code="RECIPE")
         latest_ns = min(ticket.trigger_ns + int(1e9 * self._config.camera.max_delay_s), ticket.deadline_ns)
         if now_ns >= latest_ns:
             raise CameraError("the camera was busy with earlier parts when this one came", code="BUSY")
@@ -290,7 +321,8 @@ class Pipeline:
 
     def _decide(self, part: Part) -> bool:
         """Judge one part and ask for its permit; True when its answer is still to come (``ended`` finishes it)."""
-        part.station = station = self.station
+        serving = self._serving
+        part.station = station = serving[0]
         started_ns = last_ns = time.monotonic_ns()
         part.ms["queue"] = (started_ns - part.ticket.trigger_ns) / 1e6 - part.ms["capture"]
 
@@ -302,7 +334,10 @@ class Pipeline:
 
         if part.verdict is None and part.frame is not None:
             expired = station.refusal(utc_now()) or self._barred()
-            if expired is not None:
+            another = _of_another_recipe(part.ticket, serving)
+            if another:  # the recipe was changed between frame and judgement
+                part.verdict = not_evaluable("RECIPE", another)
+            elif expired is not None:
                 part.verdict = not_evaluable(expired.code, expired.text)
             elif started_ns >= part.ticket.deadline_ns:
                 part.verdict = not_evaluable("BUSY", "the deadline had passed before the judge was free")

@@ -7,7 +7,8 @@ Topics, ISA-95 shaped, under ``{enterprise}/{site}/{area}/{line}/{cell}/inspecti
 
     result          QoS 1, never retained, one message a record; ``result_schema.json`` describes it
     state           QoS 1, retained; the last will sets it to offline
-    event, command  reserved
+    event           what happened beside the results: answers to commands, ``check``
+    command         heard by ``commands.py``, where [commands] says so
 
 What the broker may do to us, and what happens then:
 

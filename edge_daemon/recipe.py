@@ -20,6 +20,7 @@ from .records import TYPE_IDS, UNKNOWN_TYPE
 from .references import METALS, ReferenceSet, load_reference_set
 from .resources import reference_folder
 from .settings import Settings
+from .signing import Trust
 from .standards import Refusal, Standard, find_standard, load_standard
 from .units import length_mm
 
@@ -138,7 +139,7 @@ def _check_plate(table: Settings, reference: ReferenceSet, thickness_mm: float |
 
 
 def _rule(
-    table: Settings, recipe: str, form: str, thickness_mm: float | None
+    table: Settings, recipe: str, form: str, thickness_mm: float | None, trust: Trust | None
 ) -> tuple[Rule, ReferenceSet | None, bool]:
     type_name = table.text("type", choices=TYPE_IDS)
     kind = RuleKind(table.text("kind", choices=[one.value for one in RuleKind if one is not RuleKind.UNKNOWN]))
@@ -165,7 +166,7 @@ def _rule(
         masks = table.text("reference_from", "engine", choices=("engine", "masks")) == "masks"
         name = table.text("reference")
         try:
-            reference = load_reference_set(reference_folder(name, table.path.parent))
+            reference = load_reference_set(reference_folder(name, table.path.parent), trust)
         except EdgeError as error:
             if error.code == "NOT_FOUND":
                 raise table.error("reference", error.message, error.hint) from None
@@ -194,7 +195,13 @@ def _other_form(reference: ReferenceSet, form: str) -> bool:
 
 
 def _from_standard(
-    use: StandardUse, metal: str, thickness_mm: float, zone: str | None, base: Path, form: str
+    use: StandardUse,
+    metal: str,
+    thickness_mm: float,
+    zone: str | None,
+    base: Path,
+    form: str,
+    trust: Trust | None = None,
 ) -> tuple[dict[str, Rule], dict[str, ReferenceSet], dict[str, Refusal]]:
     """What a table says of every type there is: rules, the reference sets of its LEVEL rows, and refusals.
 
@@ -213,7 +220,7 @@ def _from_standard(
             continue
         rule = answer.rule(name)
         if rule.kind is RuleKind.LEVEL:
-            reference = _reference_of(answer.row.reference, base)
+            reference = _reference_of(answer.row.reference, base, trust)
             if reference is None or rule.level not in reference.images:
                 rule = replace(rule, kind=RuleKind.NO_REFERENCE, level=None)
             elif not _is_plate(answer.row.plate, reference):
@@ -246,20 +253,20 @@ def _is_plate(name: str | None, reference: ReferenceSet) -> bool:
     return abs(plate_mm / reference.thickness_mm - 1.0) <= _SAME_THICKNESS
 
 
-def _reference_of(name: str | None, base: Path) -> ReferenceSet | None:
+def _reference_of(name: str | None, base: Path, trust: Trust | None) -> ReferenceSet | None:
     if not name:
         return None
     try:
         folder = reference_folder(name, base)
     except EdgeError:
         return None
-    return load_reference_set(folder)
+    return load_reference_set(folder, trust)
 
 
-def _standard_use(table: Settings, base: Path) -> StandardUse:
+def _standard_use(table: Settings, base: Path, trust: Trust | None) -> StandardUse:
     name = table.text("name")
     try:
-        standard = load_standard(find_standard(name, base))
+        standard = load_standard(find_standard(name, base), trust=trust)
     except EdgeError as error:
         if error.code == "NOT_FOUND":
             raise table.error("name", error.message, error.hint) from None
@@ -292,8 +299,12 @@ def _uncertainty(settings: Settings) -> tuple[Uncertainty | None, bool]:
     return found, edge_mm is not None
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe (TOML). Raises ConfigError naming file, line and key; IntegrityError for a broken reference."""
+def load_recipe(path: Path, trust: Trust | None = None) -> Recipe:
+    """Read a recipe (TOML). Raises ConfigError naming file, line and key; IntegrityError for a broken reference.
+
+    trust: whose signature its table and reference sets must carry. The recipe itself is signed by nobody: it lies
+    beside line.toml and is protected as that is.
+    """
     settings = Settings.load(path)
     name = settings.text("name")
     engine = settings.text("engine")
@@ -306,7 +317,7 @@ def load_recipe(path: Path) -> Recipe:
     max_recall = settings.number("max_recall", None, low=0.5, high=0.99999)
     max_blind_pct = settings.number("max_blind_pct", None, low=0.0, high=100.0)
     standard_table = settings.table("standard", required=False)
-    use = None if standard_table is None else _standard_use(standard_table, path.parent)
+    use = None if standard_table is None else _standard_use(standard_table, path.parent, trust)
     if use is not None and use.form is not None and use.form != form:
         raise settings.error("form", f"is {form}, but [standard] asks for {use.form} sets", hint=_FORM_HINT)
     if use is not None and (metal is None or thickness_mm is None):
@@ -329,7 +340,7 @@ def load_recipe(path: Path) -> Recipe:
         grades[zone] = table.text("grade", grades[""]) if use is not None else None
         table.close()
     for table in settings.tables("rule"):
-        rule, reference, masks = _rule(table, name, form, thickness_mm)
+        rule, reference, masks = _rule(table, name, form, thickness_mm, trust)
         zone = table.text("zone", "", choices=[one for one in polygons if one])
         table.close()
         if rule.type == UNKNOWN_TYPE or any(rule.type == other.type for _, other, _ in own[zone]):
@@ -350,7 +361,9 @@ def load_recipe(path: Path) -> Recipe:
         refusals: dict[str, Refusal] = {}
         if use is not None and metal is not None and thickness_mm is not None:
             asked = replace(use, grade=grades[zone])
-            rules, references, refusals = _from_standard(asked, metal, thickness_mm, zone or None, path.parent, form)
+            rules, references, refusals = _from_standard(
+                asked, metal, thickness_mm, zone or None, path.parent, form, trust
+            )
         # A zone has the part's own rules, unless it has one of its own for the type.
         mine = {rule.type for _, rule, _ in own[zone]}
         inherited = [one for one in own[""] if zone and one[1].type not in mine]

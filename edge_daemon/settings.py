@@ -132,6 +132,16 @@ class Settings:
 
         return self._take(key, default, convert)
 
+    def words(self, key: str, default: Any = _MISSING) -> Any:
+        """A list of strings, none empty."""
+
+        def convert(value: Any) -> tuple[str, ...]:
+            if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+                raise UsageError("must be a list of texts", hint=f'{key} = ["..."]')
+            return tuple(value)
+
+        return self._take(key, default, convert)
+
     def integer(self, key: str, default: Any = _MISSING, *, low: int, high: int) -> Any:
         """A whole number from low to high."""
 
@@ -215,6 +225,13 @@ class Settings:
             return (self.path.parent / Path(value).expanduser()).resolve()
 
         return self._take(key, default, convert)
+
+    def credential(self, key: str, *words: str) -> str | None:
+        """A path as ``file`` has it, or as it stands: one of ``words``, or ``credential:NAME``. None when absent."""
+        text: str | None = self.text(key, None)
+        if text is None or text in words or text.startswith("credential:"):
+            return text
+        return str(self.file(key))
 
     def table(self, key: str, *, required: bool = True) -> Settings | None:
         """The sub-table ``[key]``; None when absent and not required."""

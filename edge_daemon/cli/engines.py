@@ -7,16 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from . import add_common, certifying, emit
+from .signing import add_signer, add_trust, asked_trust, emit_signature, signature_words
 
 _DEFAULT_CACHE = Path("/var/cache/edge-daemon/engines")
 
 
 def register(commands: Any) -> None:
-    """Add ``engine list|info|build|verify|bench|certify``."""
+    """Add ``engine list|info|build|verify|sign|bench|certify|rollback``."""
     engine = commands.add_parser(
         "engine",
-        help="engine bundles: list, info, verify, build (TensorRT, on the device), bench, certify",
+        help="engine bundles: list, info, verify, sign, build (TensorRT, on the device), bench, certify",
         epilog="example: edge-daemon engine verify castings-xray",
     )
     verbs = engine.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -33,8 +35,20 @@ def register(commands: Any) -> None:
     ):
         verb = verbs.add_parser(name, help=text, epilog=f"example: edge-daemon engine {name} castings-xray")
         verb.add_argument("bundle", metavar="NAME|FOLDER")
+        if name == "verify":
+            add_trust(verb)
         add_common(verb)
         verb.set_defaults(run=run)
+
+    sign = verbs.add_parser(
+        "sign",
+        help="answer for a bundle with a key that is not on the device",
+        epilog="example: edge-daemon engine sign castings-xray --key release.pem --by 'Ada Example'",
+    )
+    sign.add_argument("bundle", metavar="NAME|FOLDER")
+    add_signer(sign)
+    add_common(sign)
+    sign.set_defaults(run=_sign)
 
     build = verbs.add_parser(
         "build",
@@ -46,6 +60,7 @@ def register(commands: Any) -> None:
     build.add_argument(
         "--probes", type=Path, metavar="DIR", help="pictures for the parity gate, besides synthetic ones"
     )
+    add_signer(build, needed=False)
     add_common(build)
     build.set_defaults(run=_build)
 
@@ -99,9 +114,24 @@ def _verify(args: argparse.Namespace) -> int:
     from ..resources import engine_folder
     from ..segment.registry import verify
 
-    document = verify(engine_folder(args.bundle))
+    folder, trust = engine_folder(args.bundle), asked_trust(args)
+    document = verify(folder, trust=trust)
     text = f"{document['name']} {document['version']}: seals hold, loads, answers finitely and twice the same"
+    if trust is not None:
+        signature, words = signature_words(trust, "engine", folder, document["sha256"])
+        document, text = {**document, "signature": signature}, f"{text}; {words}"
     emit(document, text, as_json=args.json)
+    return 0
+
+
+def _sign(args: argparse.Namespace) -> int:
+    from ..resources import engine_folder
+    from ..segment.bundle import load
+    from ..signing import SIGNATURE, sign
+
+    bundle = load(engine_folder(args.bundle))
+    made = sign("engine", bundle.folder / SIGNATURE, bundle.sha256, key_file=args.key, signed_by=args.by)
+    emit_signature(args, "engine", bundle.folder, made)
     return 0
 
 
@@ -109,6 +139,7 @@ def _build(args: argparse.Namespace) -> int:
     from ..images import PICTURE_SUFFIXES, load_picture
     from ..resources import engine_folder
     from ..segment.bundle import load
+    from ..segment.plan_cache import sign_plan
     from ..segment.registry import build
 
     pictures = {}
@@ -116,7 +147,12 @@ def _build(args: argparse.Namespace) -> int:
         for path in sorted(args.probes.iterdir()):
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 pictures[path.name] = load_picture(path).pixels
-    key, report = build(load(engine_folder(args.bundle)), args.cache, pictures=pictures)
+    if (args.key is None) != (args.by is None):
+        raise UsageError("--key and --by belong together", hint="give both to sign the plan, or neither")
+    bundle = load(engine_folder(args.bundle))
+    key, report = build(bundle, args.cache, pictures=pictures)
+    if args.key is not None and report.passed:
+        sign_plan(args.cache, bundle, key, key_file=args.key, signed_by=args.by)
     document = {"key": str(key), "passed": report.passed, "report": str(report)}
     emit(document, f"{'may serve' if report.passed else 'REFUSED'}: {report}", as_json=args.json)
     return 0 if report.passed else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import EdgeError, UsageError
 from . import add_common, emit
 from .inspecting import choose_engine, not_negative
+from .signing import add_signer, add_trust, asked_trust, emit_signature, signature_words
 
 if TYPE_CHECKING:
     from ..references import ReferenceSet, SetLimits
@@ -28,7 +30,7 @@ def _positive(text: str) -> float:
 
 
 def register(commands: Any) -> None:
-    """Add ``references list|show|make|import|verify|card``."""
+    """Add ``references list|show|make|import|verify|sign|card``."""
     room = commands.add_parser(
         "references",
         help="reference sets 1 to 8",
@@ -59,8 +61,19 @@ def register(commands: Any) -> None:
         epilog="example: edge-daemon references verify my-set/ --engine castings-xray",
     )
     _add_measuring(verify)
+    add_trust(verify)
     add_common(verify)
     verify.set_defaults(run=_verify)
+
+    sign = verbs.add_parser(
+        "sign",
+        help="answer for a set with a key that is not on the device",
+        epilog=f"example: edge-daemon references sign {_EXAMPLE_SET} --key release.pem --by 'Ada Example'",
+    )
+    sign.add_argument("set", metavar="NAME|FOLDER")
+    add_signer(sign)
+    add_common(sign)
+    sign.set_defaults(run=_sign)
 
     make = verbs.add_parser(
         "make",
@@ -265,6 +278,10 @@ def _verify(args: argparse.Namespace) -> int:
     from ..resources import reference_folder
 
     folder = reference_folder(args.set)
+    trust, signed = asked_trust(args), ""
+    if trust is not None:
+        sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+        signed = f", {signature_words(trust, 'references', folder, sha256)[1]}"
     with _engine(args) as engine:
         found = examine(folder, engine=engine, windows_mm=tuple(args.window_mm), cache=_cache(args))
     document: dict[str, Any] = {
@@ -280,11 +297,22 @@ def _verify(args: argparse.Namespace) -> int:
         if not found.problems:
             grown = f", severity grows by {found.measured.source}" if found.measured is not None else ""
             lines.append(
-                f"{args.set}: {len(one.images)} plates, seals hold, {one.scale.x_mm_per_px:g} mm per px{grown}"
+                f"{args.set}: {len(one.images)} plates, seals hold, {one.scale.x_mm_per_px:g} mm per px{grown}{signed}"
             )
     lines += [f"note: {note}" for note in found.notes]
     emit(document, "\n".join(lines), as_json=args.json)
     return found.exit_code
+
+
+def _sign(args: argparse.Namespace) -> int:
+    from ..references import load_reference_set
+    from ..resources import reference_folder
+    from ..signing import SIGNATURE, sign
+
+    found = load_reference_set(reference_folder(args.set))
+    made = sign("references", found.folder / SIGNATURE, found.sha256, key_file=args.key, signed_by=args.by)
+    emit_signature(args, "references", found.folder, made)
+    return 0
 
 
 def _make(args: argparse.Namespace) -> int:

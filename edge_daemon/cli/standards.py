@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from . import add_common, emit, say
+from .signing import add_signer, add_trust, asked_trust, emit_signature, signature_words
 
 if TYPE_CHECKING:
     from ..standards import Refusal, Requirement, RuleRow, Standard
 
 
 def register(commands: Any) -> None:
-    """Add ``standards list|show|lookup|import|verify``."""
+    """Add ``standards list|show|lookup|import|verify|sign|signature``."""
     room = commands.add_parser(
         "standards",
-        help="acceptance tables: list, show, lookup, import, verify",
+        help="acceptance tables: list, show, lookup, import, verify, sign, signature",
         epilog="example: edge-daemon standards lookup --metal aluminum --thickness 1/4in --grade C"
         " --discontinuity gas_porosity_round",
     )
@@ -87,6 +88,26 @@ def register(commands: Any) -> None:
     verify.add_argument("--standard", metavar="NAME|FOLDER")
     add_common(verify)
     verify.set_defaults(run=_verify)
+
+    sign = verbs.add_parser(
+        "sign",
+        help="answer for a whole table with a key that is not on the device; again after every change",
+        epilog="example: edge-daemon standards sign acme-al-2 --key release.pem --by 'Ada Example'",
+    )
+    sign.add_argument("standard", metavar="NAME|FOLDER")
+    add_signer(sign)
+    add_common(sign)
+    sign.set_defaults(run=_sign)
+
+    signature = verbs.add_parser(
+        "signature",
+        help="whether a trusted key has signed a table; exit 4 where none has",
+        epilog="example: edge-daemon standards signature acme-al-2 --config line.toml",
+    )
+    signature.add_argument("standard", metavar="NAME|FOLDER")
+    add_trust(signature)
+    add_common(signature)
+    signature.set_defaults(run=_signature)
 
 
 def _counts(standard: Standard) -> dict[str, int]:
@@ -298,4 +319,27 @@ def _verify(args: argparse.Namespace) -> int:
                     "verified_on": verified.verified_on, "verified": verified.verified}  # fmt: skip
         text = f"{_row_text(verified)}\n  {verified.source} {verified.locator}".rstrip()
         emit(document, f"{text}\n  verified by {verified.verified_by} on {verified.verified_on}", as_json=args.json)
+    return 0
+
+
+def _sign(args: argparse.Namespace) -> int:
+    from ..signing import SIGNATURE, sign
+    from ..standards import find_standard, load_standard
+
+    standard = load_standard(find_standard(args.standard))
+    folder = Path(standard.folder)
+    made = sign("standard", folder / SIGNATURE, standard.sha256, key_file=args.key, signed_by=args.by)
+    emit_signature(args, "standard", folder, made)
+    return 0
+
+
+def _signature(args: argparse.Namespace) -> int:
+    from ..standards import find_standard, load_standard
+
+    trust = asked_trust(args)
+    if trust is None:
+        raise UsageError("trusted by whom?", hint="--trusted-key ed25519:... or --config line.toml")
+    standard = load_standard(find_standard(args.standard), trust=trust)
+    document, words = signature_words(trust, "standard", Path(standard.folder), standard.sha256)
+    emit({"standard": standard.id, **document}, f"{standard.id}: {words}", as_json=args.json)
     return 0

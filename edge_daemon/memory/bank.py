@@ -109,6 +109,10 @@ class MemoryBank(Journal):
         wanted = Wanted(outcome, defect_type, since, until, recipe, station, result, part_id)
         return len(finding.numbers(self._db, wanted, limit=most))
 
+    def after(self, number: int, *, limit: int = 100) -> list[StoredRecord]:
+        """The oldest ``limit`` records stored after the one with this number, oldest first."""
+        return finding.stored_records(self._db, finding.numbers(self._db, Wanted(), limit=limit, after=number))
+
     def indications(self, number: int) -> list[Indication]:
         """The stored indications of the record with this number, in the order of its document's ``defects``."""
         rows = self._db.query(f"{SELECT_INDICATION} WHERE number = ? ORDER BY position", (number,))

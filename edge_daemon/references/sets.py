@@ -21,6 +21,7 @@ from ..errors import ConfigError, EdgeError, IntegrityError, RuleError
 from ..images import PICTURE_SUFFIXES
 from ..judge import Scale
 from ..records import TYPE_IDS, read_only
+from ..signing import SIGNATURE, Trust
 from .pictures import POLARITIES, load_mask, load_plate
 
 __all__ = ["METALS", "ReferenceImage", "ReferenceSet", "load_reference_set", "read_reference_set", "references_sha256"]
@@ -96,25 +97,26 @@ class ReferenceSet:
         return read_only(image.mask.astype(np.uint8))
 
 
-def load_reference_set(folder: Path) -> ReferenceSet:
+def load_reference_set(folder: Path, trust: Trust | None = None) -> ReferenceSet:
     """Read and verify a reference set.
 
     manifest.json: {"schema": 1, "set", "metal", "thickness_mm", "discontinuity", "mm_per_px", "u_mm_per_px", "licence",
     "files": {"1.png": sha256, ...}}; optional: "levels" (8), "polarity", "bits_stored", "form", "edition", "masks",
     "metrics". A plate elsewhere is named {"1": {"path", "sha256"}}; a relative path starts at the set's folder. Every
     file named must exist with that hash, and every level from 1 to "levels" must be there. Raises IntegrityError (exit
-    code 4) for a changed, missing or unnamed picture, ConfigError for a manifest that does not make sense.
+    code 4) for a changed, missing or unnamed picture and for a signature that ``trust`` refuses, before any picture is
+    decoded; ConfigError for a manifest that does not make sense.
     """
 
     def stop(error: EdgeError) -> None:
         raise error
 
-    found = read_reference_set(folder, stop)
+    found = read_reference_set(folder, stop, trust)
     assert found is not None
     return found
 
 
-def read_reference_set(folder: Path, trouble: Trouble) -> ReferenceSet | None:
+def read_reference_set(folder: Path, trouble: Trouble, trust: Trust | None = None) -> ReferenceSet | None:
     """As ``load_reference_set``, but every finding goes to ``trouble``; None where there was any."""
     findings = 0
 
@@ -125,6 +127,8 @@ def read_reference_set(folder: Path, trouble: Trouble) -> ReferenceSet | None:
 
     try:
         document, sha256 = _manifest(folder)
+        if trust is not None:
+            trust.check("references", folder / SIGNATURE, sha256)
     except EdgeError as error:
         report(error)
         return None

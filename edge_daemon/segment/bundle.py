@@ -7,10 +7,11 @@
       thresholds.json    from logits to labels: calibration, hysteresis, unknown, image gate
       certificate.json   what was measured on parts it was never trained on
       card.md            the same for people, with limits
+      signature.json     who answers for it, where somebody signed (``edge_daemon/signing.py``); not under the seal
 
 ``load`` opens each file once, hashes those bytes and hands on those bytes: what was verified is what runs. Nothing else
 may lie in the folder, so a TensorRT plan (built per device) lives in a cache outside it. The seal finds any changed
-byte; it is no signature, so pin ``Bundle.sha256`` in the recipe where a replaced bundle must not go unnoticed.
+byte; where a replaced bundle must not go unnoticed, ask for a signature, or pin ``Bundle.sha256``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 from ..errors import ConfigError, IntegrityError
 from ..records import TYPE_IDS, UNKNOWN_TYPE
+from ..signing import SIGNATURE, Trust
 from .onnx_bytes import NotOnnxError, external_tensors
 from .prepare import VIEWS
 from .reader import Reader
@@ -182,16 +184,20 @@ def seal(folder: Path, manifest: Mapping[str, Any]) -> str:
     return sealed.sha256
 
 
-def load(folder: Path, *, expect_sha256: str | None = None) -> Bundle:
+def load(folder: Path, *, expect_sha256: str | None = None, trust: Trust | None = None) -> Bundle:
     """Read and verify a sealed bundle.
 
     expect_sha256: the hash a recipe pins; another bundle is refused even if it is sealed well.
+    trust: whose signature is asked for; looked at before the content of any file but the manifest.
     Raises ConfigError: no such folder, or content this version cannot use. IntegrityError: a file missing, extra,
-    changed or linked, a broken seal, a name that leaves the folder, weights outside the model. Both name the file.
+    changed or linked, a broken seal, a name that leaves the folder, weights outside the model, and what ``Trust.check``
+    refuses. Both name the file.
     """
     members = _read_folder(folder, needs_manifest=True)
     data = members.pop(MANIFEST)
     manifest = open_document(data, str(folder / MANIFEST))
+    if trust is not None:
+        trust.check("engine", folder / SIGNATURE, sha256_hex(data))
     _check_hashes(folder, manifest, members)
     bundle = _parse(folder, data, manifest, members)
     if expect_sha256 is not None and bundle.sha256 != expect_sha256:
@@ -215,9 +221,9 @@ def _read_folder(folder: Path, *, needs_manifest: bool) -> dict[str, bytes]:
         wanted = {*FILES, MANIFEST} if needs_manifest else set(FILES)
         for name in sorted(wanted - present):
             raise IntegrityError(f"{folder / name} is missing", hint="restore the bundle from its original")
-        for name in sorted(present - set(FILES) - {MANIFEST}):
+        for name in sorted(present - set(FILES) - {MANIFEST, SIGNATURE}):
             raise IntegrityError(f"{folder / name} does not belong to the bundle", hint="move it elsewhere")
-        return {name: _read_member(handle, folder, name) for name in sorted(present)}
+        return {name: _read_member(handle, folder, name) for name in sorted(present - {SIGNATURE})}
     finally:
         os.close(handle)
 

@@ -1,8 +1,9 @@
 """Where TensorRT plans lie, and what makes one fit to serve.
 
 A plan is machine code for one GPU, one TensorRT and one model. It lies outside the bundle as ``<name>-<key>.plan``,
-beside a sealed JSON sidecar with the parts of its key, its own SHA-256 and the verdict of the parity gate. A plan's
-bytes are hashed before anything interprets them: deserialising a plan runs what is in it.
+beside a sealed JSON sidecar with the parts of its key, its own SHA-256 and the verdict of the parity gate, and where
+somebody signed it ``<name>-<key>.signature.json``, which signs the sidecar. A plan's bytes are hashed before anything
+interprets them: deserialising a plan runs what is in it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, EngineError, IntegrityError, StorageError
+from ..signing import Signature, Trust, sign
 from ..tickets import utc_now
 from .bundle import Bundle
 from .parity import ParityReport
 from .sealed import open_document, seal_document, sha256_hex, write_atomically
 
-__all__ = ["PlanKey", "StoredPlan", "read_plan", "read_sidecar", "store_parity", "write_plan"]
+__all__ = [
+    "PlanKey",
+    "StoredPlan",
+    "read_plan",
+    "read_sidecar",
+    "sign_plan",
+    "signature_path",
+    "store_parity",
+    "write_plan",
+]
 
 _SCHEMA = 1
 _REBUILD = "run `edge-daemon engine build` on this machine"
@@ -110,21 +121,39 @@ def write_plan(cache_dir: Path, bundle: Bundle, key: PlanKey, plan: bytes, note:
     write_atomically(path.with_suffix(".json"), seal_document(sidecar, str(path.with_suffix(".json"))))
 
 
-def read_sidecar(cache_dir: Path, bundle: Bundle, key: PlanKey) -> dict[str, Any]:
-    """The verified sidecar. Raises IntegrityError when it is missing, changed or of another key."""
+def read_sidecar(cache_dir: Path, bundle: Bundle, key: PlanKey, trust: Trust | None = None) -> dict[str, Any]:
+    """The verified sidecar. Raises IntegrityError: missing, changed, of another key, not signed as asked."""
     path = key.path(cache_dir, bundle).with_suffix(".json")
     try:
         data = path.read_bytes()
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}", hint=_REBUILD) from None
     sidecar = open_document(data, str(path))
+    if trust is not None:
+        trust.check("plan", signature_path(cache_dir, bundle, key), sha256_hex(data))
     if sidecar.get("schema") != _SCHEMA or sidecar.get("key") != key.digest or sidecar.get("parts") != key.parts():
         raise IntegrityError(f"{path} belongs to another machine, TensorRT or model", hint=_REBUILD)
     return sidecar
 
 
-def read_plan(cache_dir: Path, bundle: Bundle, key: PlanKey) -> StoredPlan:
-    """The plan's bytes, read once and checked. Raises EngineError (code NO_PLAN) or IntegrityError."""
+def signature_path(cache_dir: Path, bundle: Bundle, key: PlanKey) -> Path:
+    """Where the signature of a plan lies."""
+    return key.path(cache_dir, bundle).with_suffix(".signature.json")
+
+
+def sign_plan(cache_dir: Path, bundle: Bundle, key: PlanKey, *, key_file: Path, signed_by: str) -> Signature:
+    """Sign the sidecar, and with it the plan's hash and the parity gate's verdict. Raises as ``signing.sign``."""
+    read_sidecar(cache_dir, bundle, key)
+    data = key.path(cache_dir, bundle).with_suffix(".json").read_bytes()
+    where = signature_path(cache_dir, bundle, key)
+    return sign("plan", where, sha256_hex(data), key_file=key_file, signed_by=signed_by)
+
+
+def read_plan(cache_dir: Path, bundle: Bundle, key: PlanKey, trust: Trust | None = None) -> StoredPlan:
+    """The plan's bytes, read once and checked, with ``trust`` also who signed them.
+
+    Raises EngineError (code NO_PLAN) or IntegrityError.
+    """
     path = key.path(cache_dir, bundle)
     try:
         data = path.read_bytes()
@@ -132,7 +161,7 @@ def read_plan(cache_dir: Path, bundle: Bundle, key: PlanKey) -> StoredPlan:
         raise EngineError(f"{path} has not been built", code="NO_PLAN", hint=_REBUILD) from None
     except OSError as error:
         raise IntegrityError(f"{path} cannot be read: {error.strerror}", hint=_REBUILD) from None
-    sidecar = read_sidecar(cache_dir, bundle, key)
+    sidecar = read_sidecar(cache_dir, bundle, key, trust)
     if sidecar["plan_sha256"] != sha256_hex(data):
         raise IntegrityError(f"{path} was changed after it was built", hint=_REBUILD)
     return StoredPlan(data, sidecar["plan_sha256"], sidecar)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EdgeError, EngineError, MissingExtra
+from ..signing import Trust
 from .bundle import MANIFEST, Bundle, load
 from .onnx import OnnxEngine
 from .parity import ParityLimits, ParityReport, compare_engines, synthetic_probes
@@ -136,17 +137,19 @@ def open_engine(
     threads: int = 1,
     cache_dir: Path | None = None,
     bindings: Bindings | None = None,
+    trust: Trust | None = None,
 ) -> Engine:
     """A running engine for ``bundle``, warmed up. The backend that was chosen is logged and is ``engine.backend``.
 
     threads: of ONNX Runtime. cache_dir: where TensorRT plans lie. bindings: for tests; else the installed packages.
+    trust: whose signature a TensorRT plan must carry before it is deserialised; the bundle's is ``load``'s.
     Raises as ``choose_backend``, and EngineError when the engine does not answer.
     """
     choice = choose_backend(bundle, backend, cache_dir=cache_dir, bindings=bindings)
     engine: Engine
     if choice.backend == "tensorrt":
         assert cache_dir is not None
-        engine = TensorRtEngine(bundle, cache_dir, bindings=bindings or load_bindings())
+        engine = TensorRtEngine(bundle, cache_dir, bindings=bindings or load_bindings(), trust=trust)
     else:
         engine = OnnxEngine(bundle, threads=threads)
     try:
@@ -193,10 +196,12 @@ def build(
     return key, report
 
 
-def verify(folder: Path, *, expect_sha256: str | None = None, threads: int = 1) -> dict[str, Any]:
+def verify(
+    folder: Path, *, expect_sha256: str | None = None, threads: int = 1, trust: Trust | None = None
+) -> dict[str, Any]:
     """Check a bundle from seal to answer: hashes, content, that the model loads and fits, answers finitely, and twice
     the same. Returns what was found, as plain JSON. Raises ConfigError, IntegrityError or EngineError."""
-    bundle = load(folder, expect_sha256=expect_sha256)
+    bundle = load(folder, expect_sha256=expect_sha256, trust=trust)
     engine = OnnxEngine(bundle, threads=threads)
     try:
         found = {}

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, MissingExtra
+from ..signing import Trust
 from .bundle import Bundle
 from .plan_cache import PlanKey, Shape, read_plan, write_plan
 from .protocol import Tensors, check_batch, checked_tensors
@@ -163,19 +164,27 @@ def _primary_context(bindings: Bindings) -> Iterator[None]:
 class TensorRtEngine:
     """A bundle on a GPU, from a plan that was built here and passed the parity gate.
 
-    candidate: open a plan without a passed gate; only the gate itself does that.
+    candidate: open a plan without a passed gate; only the gate itself does that. trust: whose signature it must carry.
     Buffers for the largest batch are taken once; ``infer`` allocates only what it hands over.
     Raises EngineError (no GPU; code NO_PLAN, PARITY or PLAN), IntegrityError (plan or sidecar changed; the plan is
     then never deserialised).
     """
 
-    def __init__(self, bundle: Bundle, cache_dir: Path, *, bindings: Bindings, candidate: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        cache_dir: Path,
+        *,
+        bindings: Bindings,
+        candidate: bool = False,
+        trust: Trust | None = None,
+    ) -> None:
         self._bundle = bundle
         self._bindings = bindings
         self._lock = threading.Lock()
         self._closed = True
         key = device_key(bundle, bindings)
-        stored = read_plan(cache_dir, bundle, key)
+        stored = read_plan(cache_dir, bundle, key, trust)
         obstacle = None if candidate else key.obstacle(cache_dir, bundle)
         if obstacle is not None:
             raise EngineError(obstacle, code="PARITY", hint="run `edge-daemon engine build` on this machine")

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import ConfigError, EdgeError, UsageError
 from ..resources import data_folder, reference_folder
 from ..settings import Settings
+from ..signing import SIGNATURE, Trust
 from .checks import Heading, interval_of, read_rows, refuse_cell, warnings_of
 from .sheets import MAX_CSV_BYTES, parse_csv, read_file
 from .table import Plate, PlateSet, Standard
@@ -104,19 +105,29 @@ def _plate_set(settings: Settings) -> PlateSet:
     return found
 
 
-def load_standard(folder: Path, *, check_references: bool = False, references_base: Path | None = None) -> Standard:
+def load_standard(
+    folder: Path, *, check_references: bool = False, references_base: Path | None = None, trust: Trust | None = None
+) -> Standard:
     """Read and check one standard.
 
     Parameters
     ----------
     folder : holds standard.toml and rules.csv; its name is the standard's id.
     check_references : also refuse a LEVEL row whose reference plate does not exist.
+    trust : whose signature over both files is asked for; IntegrityError as ``Trust.check``.
     references_base : where the ``reference`` column starts, before references/ of this installation.
 
     Raises ConfigError naming file, line and column for the first fault: an unknown word or key, a length without unit,
     a gap or an overlap in thickness, a level the set does not have, a cell that is a formula, a wrong encoding, ...
     """
     settings = Settings.load(folder / HEADING_FILE)
+    rows_path = folder / ROWS_FILE
+    raw = read_file(rows_path, MAX_CSV_BYTES)
+    digest = hashlib.sha256()
+    for name, sha256 in ((HEADING_FILE, settings.sha256), (ROWS_FILE, hashlib.sha256(raw).hexdigest())):
+        digest.update(f"{name}:{sha256}\n".encode())
+    if trust is not None:
+        trust.check("standard", folder / SIGNATURE, digest.hexdigest())
     settings.integer("schema", low=1, high=1)
     standard_id = settings.text("id")
     if not _ID.fullmatch(standard_id) or standard_id != folder.resolve().name:
@@ -134,12 +145,7 @@ def load_standard(folder: Path, *, check_references: bool = False, references_ba
     remark = _text(settings, "remark", "")
     settings.close()
 
-    rows_path = folder / ROWS_FILE
-    raw = read_file(rows_path, MAX_CSV_BYTES)
     rows = read_rows(str(rows_path), parse_csv(str(rows_path), raw), heading)
-    digest = hashlib.sha256()
-    for name, sha256 in ((HEADING_FILE, settings.sha256), (ROWS_FILE, hashlib.sha256(raw).hexdigest())):
-        digest.update(f"{name}:{sha256}\n".encode())
     standard = Standard(
         id=standard_id,
         title=title,

@@ -121,7 +121,7 @@ class Rig:
                 f'version = "{version}"'
             )
         for name, lines in self._settings.items():
-            tables[name] = f"{tables[name]}\n{lines}"
+            tables[name] = f"{tables.get(name, '')}\n{lines}"
         return "".join(f"[{name}]\n{lines}\n\n" for name, lines in tables.items())
 
     # -- the device -----------------------------------------------------------------------------------------------

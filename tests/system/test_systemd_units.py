@@ -51,7 +51,7 @@ def installed(tmp_path: Path) -> Path:
 @needs_systemd
 def test_systemd_has_nothing_to_say(installed: Path) -> None:
     done = run(
-        "systemd-analyze", "verify", "--recursive-errors=no", "--man=no", *(str(installed / s) for s in SERVICES)
+        "systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", *(str(installed / s) for s in SERVICES)
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -60,7 +60,7 @@ def test_systemd_has_nothing_to_say(installed: Path) -> None:
 def test_verify_would_notice_a_misspelt_key(installed: Path) -> None:
     unit = installed / "edge-line.service"
     unit.write_text(unit.read_text(encoding="utf-8").replace("PrivateNetwork=", "PrivateNetwrok="), encoding="utf-8")
-    done = run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", str(unit))
+    done = run("systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", str(unit))
     assert "PrivateNetwrok" in done.stdout + done.stderr
 
 

@@ -103,7 +103,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str, li
         ('ca_file = "absent"', 20, "No such file"),
         ('ca_file = "open"', 20, "cannot be used"),
         ('ca_file = "system"\ncert_file = "open"\nkey_file = "absent"', 22, "No such file"),
-        ('ca_file = "system"\ncert_file = "open"\nkey_file = "open"', 21, "cannot be used"),
+        ('ca_file = "system"\ncert_file = "open"\nkey_file = "open"', 22, "can be read by everybody"),
     ],
 )
 def test_a_secret_that_cannot_be_used_is_named_with_its_line(tmp_path: Path, lines: str, line: int, words: str) -> None:

@@ -18,12 +18,13 @@ from edge_daemon.errors import ConfigError, EngineError, IntegrityError
 from edge_daemon.segment.bundle import Bundle
 from edge_daemon.segment.onnx import OnnxEngine
 from edge_daemon.segment.parity import ParityLimits, compare_engines, synthetic_probes
-from edge_daemon.segment.plan_cache import PlanKey, store_parity
+from edge_daemon.segment.plan_cache import PlanKey, sign_plan, store_parity
 from edge_daemon.segment.protocol import Engine, Tensors
 from edge_daemon.segment.registry import build, choose_backend, open_engine
 from edge_daemon.segment.sealed import open_document, seal_document, sha256_hex
 from edge_daemon.segment.see import see
 from edge_daemon.segment.tensorrt import TensorRtEngine, build_plan, device_key
+from edge_daemon.signing import Trust, make_key
 from edge_daemon.testing.engine_contract import tiny_bundle, tiny_model, tiny_thresholds
 from edge_daemon.testing.fake_tensorrt import FakeCudaError, FakeGpu, Misuse
 
@@ -103,6 +104,33 @@ def test_a_plan_with_one_changed_byte_is_refused_before_tensorrt_sees_it(bundle:
     path.write_bytes(good)
     open_engine(bundle, "tensorrt", cache_dir=cache, bindings=gpu.bindings).close()
     assert gpu.deserialised == [sha256_hex(good)]
+
+
+def test_an_unsigned_plan_is_refused_before_tensorrt_sees_it(bundle: Bundle, cache: Path, tmp_path: Path) -> None:
+    """Also one whose sidecar was sealed anew with the hash of another plan: that takes no key, a signature does."""
+    gpu = FakeGpu()
+    key, report = build(bundle, cache, bindings=gpu.bindings)
+    assert report.passed
+    private = tmp_path / "release.pem"
+    trust = Trust((make_key(private),), required=True)
+    seen = list(gpu.deserialised)
+
+    def refused(match: str) -> None:
+        with pytest.raises(IntegrityError, match=match):
+            open_engine(bundle, "auto", cache_dir=cache, bindings=gpu.bindings, trust=trust)
+        assert gpu.deserialised == seen
+
+    refused("is not signed")
+    sign_plan(cache, bundle, key, key_file=private, signed_by="Ada Example")
+    open_engine(bundle, "auto", cache_dir=cache, bindings=gpu.bindings, trust=trust).close()
+    seen = list(gpu.deserialised)
+    path = key.path(cache, bundle)
+    sidecar = path.with_suffix(".json")
+    good_plan, good_sidecar = path.read_bytes(), sidecar.read_bytes()
+    path.write_bytes(good_plan + b" ")
+    document = open_document(good_sidecar, "") | {"plan_sha256": sha256_hex(good_plan + b" ")}
+    sidecar.write_bytes(seal_document(document, ""))
+    refused("changed after it was signed")
 
 
 def test_a_changed_or_foreign_sidecar_is_refused(bundle: Bundle, cache: Path) -> None:
