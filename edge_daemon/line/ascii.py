@@ -162,6 +162,7 @@ class AsciiDriver:
     """
 
     repeat_ns: int
+    poll_s: float | None = None
     _wire: Wire | None = None
     _reader: TelegramReader = field(default_factory=TelegramReader)
     _sequence: int = 0
@@ -200,6 +201,9 @@ class AsciiDriver:
             else:
                 self._reader.errors += 1  # a telegram of our own, echoed by the wire
         return events
+
+    def poll(self, now_ns: int) -> list[LineEvent]:
+        return []  # the PLC speaks by itself
 
     def accepted(self, trigger: Trigger, ticket: Ticket) -> None:
         self._trigger_sequence[ticket.record_id] = trigger.sequence
