@@ -125,7 +125,7 @@ class ModbusClientDriver:
         self._registers.accepted(ticket)
 
     def refused(self, trigger: Trigger) -> None:
-        """No word for it: TriggerAck stays 0."""
+        self._registers.refused(trigger.part_id)
 
     def permit(self, ticket: Ticket, note: ResultNote, now_ns: int) -> bool:
         return self._wire is not None and self._registers.permit(ticket, note, now_ns)

@@ -71,15 +71,14 @@ class Registers:
 
     def accepted(self, ticket: Ticket) -> None:
         """A trigger has its ticket."""
-        if self._shown is not None and self._shown.ticket.part_id == ticket.part_id:
-            self._hide()
-        for result in [one for one in self._waiting if one.ticket.part_id == ticket.part_id]:
-            self._waiting.remove(result)
-            if result.permit:
-                self._never_shown.append(result.ticket)
+        self._withdraw(ticket.part_id)
         self._part_id = ticket.part_id
         self._open.add(ticket.record_id)
         self._trigger_ack = bool(self.control >> COILS["Trigger"] & 1)
+
+    def refused(self, part_id: int) -> None:
+        """A trigger has found no ticket; there is no word for it, TriggerAck stays 0."""
+        self._withdraw(part_id)
 
     def permit(self, ticket: Ticket, note: ResultNote, now_ns: int) -> bool:
         """Show the permit now or when its turn comes; False where it cannot be."""
@@ -175,6 +174,15 @@ class Registers:
         if self._shown is not None and self._shown.permit and not self._read:
             self._never_shown.append(self._shown.ticket)
         self._shown = None
+
+    def _withdraw(self, part_id: int) -> None:
+        """Nothing that is or would be shown for an earlier part of this id may be taken for the new one's."""
+        if self._shown is not None and self._shown.ticket.part_id == part_id:
+            self._hide()
+        for result in [one for one in self._waiting if one.ticket.part_id == part_id]:
+            self._waiting.remove(result)
+            if result.permit:
+                self._never_shown.append(result.ticket)
 
     def _is_over(self, shown: _Result, now_ns: int) -> bool:
         if shown.permit:

@@ -138,7 +138,7 @@ def test_the_other_drivers_have_their_own_keys(tmp_path: Path) -> None:
         tmp_path, TEXT.replace('driver = "modbus-server"', 'driver = "modbus-client"\nbase_address = 400')
     ).line.options
     assert (options.driver, options.base_address) == ("modbus-client", 400)
-    with pytest.raises(ConfigError, match="recipe_number.*has no wire for it"):
+    with pytest.raises(ConfigError, match=r"recipe_number.*has no wire for it"):
         _load(
             tmp_path,
             TEXT.replace('"recipe.toml"', '"recipe.toml"\nrecipe_number = 3').replace("modbus-server", "discrete"),

@@ -124,6 +124,18 @@ def test_an_old_permit_is_not_shown_to_a_new_part_of_the_same_number() -> None:
     assert (bench.bits()["Pass"], bench.bits()["ResultValid"]) == (0, 0)
 
 
+def test_nor_where_the_new_part_finds_no_ticket() -> None:
+    bench = Bench()
+    old = bench.ticket(1)
+    assert bench.driver.permit(old, PASS, bench.now_ns)
+    bench.control(ENABLE)
+    [trigger] = bench.control(ENABLE | TRIGGER, 1)
+    assert isinstance(trigger, Trigger)
+    bench.driver.refused(trigger)
+    bench.turns(2)
+    assert bench.bits()["Pass"] == 0
+
+
 def test_a_permit_is_withdrawn_at_the_deadline_and_the_gap_is_kept() -> None:
     bench = Bench()
     first, second = bench.ticket(1), bench.ticket(2)
