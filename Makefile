@@ -15,7 +15,7 @@ TEST_ARGS ?=
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus postgresql gir1.2-aravis-0.8 libgirepository1.0-dev \
 	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
 	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1 \
-	chromium libmodbus5 faketime strace
+	chromium libmodbus5 strace
 
 .PHONY: demo soak test bench study wheel lint clean system-packages
 .DEFAULT_GOAL := demo

@@ -48,7 +48,6 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "socat": (_program("socat"), "apt-get install socat"),
     "libmodbus": (lambda: ctypes.util.find_library("modbus") is not None, "apt-get install libmodbus5"),
     "gcc": (_program("gcc"), "apt-get install gcc"),
-    "faketime": (_program("faketime"), "apt-get install faketime"),
     "strace": (_program("strace"), "apt-get install strace"),
     "promtool": (_program("promtool"), "apt-get install prometheus"),
     "postgresql": (_postgresql, "apt-get install postgresql"),

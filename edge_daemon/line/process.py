@@ -42,6 +42,8 @@ STATE_S = 0.5
 STALL_NS = 150_000_000
 #: The kernel hands over what had piled up in portions: how long after a stall triggers still count as old.
 DRAIN_NS = 50_000_000
+#: The PLC's own deadline is longer than ours, and it may repeat a trigger until then.
+REPEAT_S = 0.5
 
 _log = logging.getLogger("edge_daemon.line")
 
@@ -49,7 +51,7 @@ _log = logging.getLogger("edge_daemon.line")
 def make_driver(options: LineOptions) -> LineDriver:
     """The driver that ``options`` name."""
     if options.driver == "ascii":
-        return AsciiDriver(repeat_ns=round(options.deadline_s * 1e9))
+        return AsciiDriver(repeat_ns=round((options.deadline_s + REPEAT_S) * 1e9))
     if options.driver == "discrete":
         return DiscreteDriver(options.trigger_input, pulse_ns=round(options.pulse_s * 1e9))
     # pymodbus takes 10 MB and a tenth of a second: only where it is spoken.

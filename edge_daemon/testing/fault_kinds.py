@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import sqlite3
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +26,8 @@ __all__ = ["KINDS", "Kind", "Site"]
 
 @dataclass(slots=True)
 class Site:
-    """One station under test. on_tmpfs: its folder is a small file system of its own. clock_file: where libfaketime
-    reads the offset; None where it is not installed. engine_file: see ``faulty_daemon``."""
+    """One station under test. on_tmpfs: its folder is a small file system of its own. clock_file: the wall
+    clock's offset for ``clock_step.c``; None where that cannot be built. engine_file: see ``faulty_daemon``."""
 
     rig: Rig
     plc: VirtualPlc
@@ -264,11 +265,13 @@ def _database_locked(site: Site) -> Iterator[None]:
 @contextmanager
 def _clock_stepped(site: Site) -> Iterator[None]:
     assert site.clock_file is not None
-    site.clock_file.write_text(site.dice.choice(("+1h", "-1h")))
+    with site.clock_file.open("r+b") as clock:  # in place: the processes have it mapped
+        clock.write(struct.pack("=q", site.dice.choice((3600, -3600))))
     try:
         yield
     finally:
-        site.clock_file.write_text("+0")
+        with site.clock_file.open("r+b") as clock:
+            clock.write(bytes(8))
 
 
 def _stopped(which: Callable[[Site], int | None]) -> Callable[[Site], contextlib.AbstractContextManager[None]]:

@@ -71,7 +71,7 @@ class _Sim:
     part: int = 0
     # the daemon
     attached: bool = False
-    jobs: list[tuple[int, str, Ticket]] = field(default_factory=list)
+    jobs: list[tuple[int, Ticket]] = field(default_factory=list)
     stored: Counter[str] = field(default_factory=Counter)
     noted: set[str] = field(default_factory=set)
     said_pass: set[str] = field(default_factory=set)
@@ -137,15 +137,13 @@ class _Sim:
             if kind == "opened":
                 ticket = Ticket(**values["ticket"])
                 self.noted.add(ticket.record_id)
-                self.jobs.append(
-                    (self.now_ns + self.dice.choice((20, 60, 80, 100, 120, 150, 200, 320)) * MS, "", ticket)
-                )
+                self.jobs.append((self.now_ns + self.dice.choice((20, 60, 80, 100, 120, 150, 200, 320)) * MS, ticket))
             elif kind == "ended":
                 self.store(values["ticket"]["record_id"])
 
     def work(self) -> None:
         while self.jobs and self.jobs[0][0] <= self.now_ns:
-            _, _, ticket = self.jobs.pop(0)
+            _, ticket = self.jobs.pop(0)
             self.answer(ticket)
             self.hear()
 
@@ -158,7 +156,7 @@ class _Sim:
             return
         stray = self.dice.random()
         if stray < 0.002 and self.jobs:
-            other = self.jobs[-1][2]  # out of its turn, and for another part
+            other = self.jobs[-1][1]  # out of its turn, and for another part
             self.permit(other.record_id, ticket.part_id, _PASS, right=False)
         elif stray < 0.004:
             self.permit("nobody", ticket.part_id, _PASS, right=False)
