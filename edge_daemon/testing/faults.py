@@ -5,7 +5,7 @@
 
 A PLC triggers parts without a pause, every second one with a planted crack; one fault after another is brought about at
 a random moment, held for a random time and taken away. What ends is started again at once, as systemd would. The PLC
-knows the wire alone, the subscriber the broker alone; after each shift of some twenty faults their counts and the
+knows the wire alone, the subscriber the broker alone; after each shift of some thirty faults their counts and the
 memory bank are compared:
 
 wrong passes      the PLC let a part through that had a planted crack, or that no PASS was recorded for (see below)
@@ -63,7 +63,7 @@ __all__ = ["main"]
 
 DEADLINE_S, PLC_DEADLINE_S = 1.0, 1.15
 RECOVER_S = 45.0
-SHIFT_FAULTS = 20
+SHIFT_FAULTS = 30
 _DRAIN_S = 60.0
 _TMPFS_MB = 400
 

@@ -182,6 +182,7 @@ class ModbusProgram:
         self.queue: deque[tuple[Part, int]] = deque()
         self._shaking: Part | None = None  # the part whose Trigger bit is up
         self._control = self.ENABLE
+        self._delivered = self._control  # the control word the device has had
         self._words = [0, 0]
         self._beat_ns = 0
         self._toggle: int | None = None
@@ -197,7 +198,7 @@ class ModbusProgram:
         if now_ns - self._beat_ns >= HEARTBEAT_S * 1e9:
             self._beat_ns = now_ns
             self._control ^= self.HEARTBEAT
-        while self._shaking is None and self.queue:
+        while self._shaking is None and self.queue and not self._delivered & self.TRIGGER:
             part, recipe = self.queue.popleft()
             if part.part_id in self._plc._waiting:  # else it was decided while the cable was out
                 self._shaking = part
@@ -205,6 +206,10 @@ class ModbusProgram:
                 self._control |= self.TRIGGER
                 self._words = [part.part_id, recipe]
         return [self._control, *self._words]
+
+    def delivered(self, control: int) -> None:
+        """The device has had this control word: only behind a Trigger that it saw at 0 is the next one an edge."""
+        self._delivered = control
 
     def see(self, registers: Sequence[int], now_ns: int) -> None:
         """The device's six words, read as one picture."""
@@ -277,6 +282,7 @@ class ModbusMasterWire:
             lambda: self._client.write_registers(0, values, device_id=self._unit_id)
         ):
             self._written = values
+            self._program.delivered(values[0])
 
     def _ask(self, request: Callable[[], Any]) -> Any:
         try:
@@ -331,7 +337,10 @@ class ModbusSlaveWire:
         data = os.read(port.fileno(), 4096)
         if not data:
             raise OSError("hung up")
+        reads = self._slave.reads
         answer = self._slave.feed(data)
+        if self._slave.reads != reads:
+            self._program.delivered(self._slave.words[6])
         if self._slave.writes != self._seen:
             self._seen = self._slave.writes
             self._program.see(self._slave.words[:6], time.monotonic_ns())

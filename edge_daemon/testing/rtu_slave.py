@@ -27,11 +27,11 @@ def _framed(body: bytes) -> bytes:
 
 
 class RtuSlave:
-    """One slave. words: its holding registers from address 0. writes, errors: requests that wrote, or were broken."""
+    """One slave. words: its holding registers from address 0. reads, writes, errors: requests by kind."""
 
     def __init__(self, unit_id: int, words: MutableSequence[int]) -> None:
         self.unit_id, self.words = unit_id, words
-        self.writes = self.errors = 0
+        self.reads = self.writes = self.errors = 0
         self._buffer = b""
 
     def clear(self) -> None:
@@ -73,6 +73,7 @@ class RtuSlave:
         if not 1 <= count <= 125 or address + count > len(self.words):
             return bytes((function | 0x80, 2))
         if function == 3:
+            self.reads += 1
             values = [self.words[address + index] for index in range(count)]
             return struct.pack(f">BB{count}H", 3, 2 * count, *values)
         new = [value] if function == 6 else list(struct.unpack(f">{count}H", body[5:]))

@@ -146,7 +146,9 @@ class Libmodbus:
         size = self._library.modbus_receive(self._context, query)
         if size > 0:
             self._library.modbus_reply(self._context, query, size, self._mapping)
-            if query.raw[1] == 16:
+            if query.raw[1] == 3:
+                self._program.delivered(words[self._base + 6])
+            elif query.raw[1] == 16:
                 self._program.see(words[self._base : self._base + 6], time.monotonic_ns())
 
     def close(self) -> None:
