@@ -1,6 +1,7 @@
 # make demo     the whole line on this machine          make test    everything that proves it
 # make bench    figures for BENCHMARKS.md               make soak    1,000 parts at 300 a minute
 # make study    how well the judge measures and decides  make lint    ruff, mypy, import-linter
+# make faults   a million simulated parts and 1,000 faults at real processes (hours; goes on where it was stopped)
 # make wheel    a wheel and an sdist in dist/          make fuzz    parsers against nonsense, for long (FUZZ_EXAMPLES=20000)
 # make sbom     what is installed, as CycloneDX         make audit   whether any of it has a known weakness
 # Nothing but Python 3.10 or newer and make is needed; PYTHON=python3.12 chooses another interpreter.
@@ -11,14 +12,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DEMO_ARGS ?=
 TEST_ARGS ?=
+FAULT_ARGS ?=
 
 # What the tests can use besides Python packages. Without root the line to type is printed, and those tests skip.
 SYSTEM_PACKAGES := mosquitto mosquitto-clients socat prometheus postgresql gir1.2-aravis-0.8 libgirepository1.0-dev \
 	libcairo2-dev pkg-config gcc python3-dev iproute2 systemd systemd-container poppler-utils libegl1 libgl1-mesa-dri libxcb-res0 \
 	libxcb-ewmh2 libxcb-composite0 libxcb-xinerama0 libxcb-keysyms1 libxcb-icccm4 libxcb-xkb1 \
-	chromium
+	chromium libmodbus5 strace
 
-.PHONY: demo soak test bench study wheel lint fuzz sbom audit clean system-packages
+.PHONY: demo soak test bench study faults wheel lint fuzz sbom audit clean system-packages
 .DEFAULT_GOAL := demo
 
 $(VENV)/bin/python:
@@ -98,6 +100,10 @@ sbom: $(VENV)-device/.done $(VENV)-supply/.done
 # Asks the vulnerability data of PyPI about each package. A mirror without that data makes it fail: not asked is not safe.
 audit: $(VENV)-device/.done $(VENV)-supply/.done
 	@$(VENV)-supply/bin/pip-audit --path $$($(VENV)-device/bin/python -c 'import site; print(site.getsitepackages()[0])') --skip-editable --strict
+
+faults: system-packages $(VENV)/.test
+	@$(BIN)/python -m edge_daemon.testing.model_check
+	@$(BIN)/python -m edge_daemon.testing.faults --parts 1000000 --faults 1000 $(FAULT_ARGS)
 
 wheel: $(VENV)/.test
 	@$(BIN)/python -m build --outdir dist

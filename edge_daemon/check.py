@@ -163,17 +163,18 @@ def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
 
 
 def _serial_port(config: DaemonConfig) -> str:
+    import termios
+
     from .errors import LineError
     from .line.options import LineOptions
+    from .line.port import open_port
 
     options: LineOptions = config.line.options
-    import serial  # type: ignore[import-untyped]
-
     if _line_process_answers(config):
         return f"{options.port} is held by a running line process"
     try:
-        serial.Serial(options.port, options.baudrate, exclusive=True, timeout=0).close()
-    except (OSError, ValueError) as error:
+        open_port(options.port, lines=options.driver == "discrete", baudrate=options.baudrate).close()
+    except (OSError, termios.error, ValueError) as error:
         raise LineError(
             f"{options.port}: {error}", hint="is the adapter plugged in, and this user in the group dialout?"
         ) from None

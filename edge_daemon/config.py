@@ -16,7 +16,7 @@ from typing import TypeVar
 from .capture.options import TRIGGERS, AravisOptions, BaslerOptions, FolderOptions, VideoOptions
 from .commands import CommandOptions, RecipeChoice
 from .errors import UsageError
-from .line.options import DRIVERS, LineOptions
+from .line.options import DRIVERS, TRIGGER_INPUTS, LineOptions
 from .memory import Policy
 from .publish import MqttOptions
 from .settings import Settings
@@ -213,6 +213,9 @@ def _line(table: Settings) -> LineConfig:
         "parity": table.text("parity", "N", choices=("N", "E", "O")),
         "stopbits": table.integer("stopbits", 1, low=1, high=2),
         "unit_id": table.integer("unit_id", 1, low=1, high=247),
+        "base_address": table.integer("base_address", 0, low=0, high=65_000),
+        "trigger_input": table.text("trigger_input", "cts", choices=TRIGGER_INPUTS),
+        "pulse_s": table.duration_s("pulse", 0.05, low=0.01, high=1),
         "deadline_s": table.duration_s("deadline", low=0.01, high=60),
         "lease_s": table.duration_s("lease", 0.5, low=0.2, high=5),
         "socket_path": str(table.file("socket", Path("/run/edge-daemon/line.sock"))),
@@ -318,6 +321,8 @@ def load_config(path: Path) -> DaemonConfig:
     require_verified = station_table.flag("require_verified", False)
     require_certificate = station_table.flag("require_certificate", False)
     line = _line(line_table)
+    if recipe_number is not None and line.options.driver == "discrete":
+        raise station_table.error("recipe_number", "the driver discrete has no wire for it", hint="leave it out")
     camera = _camera(camera_table, line.options.deadline_s)
     engine_table = settings.table("engine", required=False) or Settings(path, "", {})
     engine = EngineConfig(

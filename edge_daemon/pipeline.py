@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .capture.options import FolderOptions
 from .capture.protocol import Camera
 from .config import DaemonConfig
 from .errors import CameraError, EdgeError, GrabTimeout, StorageError
@@ -111,6 +112,7 @@ class Pipeline:
         self._refusing = threading.Event()
         self._stopping = threading.Event()
         self._judging_since_ns = 0
+        self._last_captured_ns = -1  # of the last frame a part has taken
         self._retired: queue.SimpleQueue[Station] = queue.SimpleQueue()
         self._state = threading.Lock()  # guards the four below
         self._under_way: dict[str, int | None] = {}  # record id -> when the next part's trigger came
@@ -270,10 +272,17 @@ class Pipeline:
         if now_ns >= latest_ns:
             raise CameraError("the camera was busy with earlier parts when this one came", code="BUSY")
         earliest_ns = ticket.trigger_ns - int(1e9 * self._config.camera.max_early_s)
+        options = self._config.camera.options
+        one_a_trigger = isinstance(options, FolderOptions) or getattr(options, "trigger", "") == "hardware"
+        if one_a_trigger and self._last_captured_ns >= earliest_ns:
+            # One frame a trigger: the part before took the one that came after this trigger. To wait for another would
+            # take the next part's, and so on: every part would be judged by its successor's frame, for ever.
+            raise CameraError("the only frame since this trigger was taken for the part before", code="FRAME_LOST")
         frame = self._camera.grab((latest_ns - now_ns) / 1e9, after_ns=earliest_ns)
+        self._last_captured_ns = frame.captured_ns
         if frame.captured_ns > latest_ns:
             raise GrabTimeout("the frame came too late to be surely this part's")
-        if frame.lost_before and getattr(self._config.camera.options, "trigger", "") == "hardware":
+        if frame.lost_before and getattr(options, "trigger", "") == "hardware":
             raise CameraError(
                 f"{frame.lost_before} exposures are missing before this frame, which may be another part's",
                 code="FRAME_LOST",

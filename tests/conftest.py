@@ -6,6 +6,7 @@ absent the test skips and says why; with ``REQUIRE_ALL=1`` (as in CI) the absenc
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -45,6 +46,9 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "mosquitto": (_program("mosquitto"), "apt-get install mosquitto"),
     "mosquitto_sub": (_program("mosquitto_sub"), "apt-get install mosquitto-clients"),
     "socat": (_program("socat"), "apt-get install socat"),
+    "libmodbus": (lambda: ctypes.util.find_library("modbus") is not None, "apt-get install libmodbus5"),
+    "gcc": (_program("gcc"), "apt-get install gcc"),
+    "strace": (_program("strace"), "apt-get install strace"),
     "promtool": (_program("promtool"), "apt-get install prometheus"),
     "postgresql": (_postgresql, "apt-get install postgresql"),
     "psycopg": (_module("psycopg"), "pip install 'edge-daemon[postgres]'"),

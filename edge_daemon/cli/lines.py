@@ -31,7 +31,9 @@ def register(commands: Any) -> None:
     )
     demo.add_argument("--parts", type=_whole(1, 1_000_000), default=60, metavar="N", help="how many parts (60)")
     demo.add_argument("--rate", default="60/min", metavar="PPM", help="parts a minute (60/min; 300 or 5/s work too)")
-    demo.add_argument("--driver", default="ascii", choices=["ascii", "modbus-server"], help="how the PLC speaks")
+    demo.add_argument(
+        "--driver", default="ascii", choices=["ascii", "modbus-server", "modbus-client"], help="how the PLC speaks"
+    )
     demo.add_argument("--camera", default="auto", choices=["auto", "basler", "folder"],
                       help="Basler emulation where pypylon is installed, else a watched folder")  # fmt: skip
     demo.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="where pictures and logs go")

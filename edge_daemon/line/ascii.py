@@ -157,16 +157,18 @@ class TelegramReader:
 class AsciiDriver:
     """Driver ``ascii``.
 
-    repeat_ns: a trigger telegram with the sequence number and part id of the last one within this time is the PLC
-    repeating itself because it missed the acknowledgement: it is acknowledged again and opens no second ticket.
+    repeat_ns: a trigger telegram with the sequence number, part id and recipe of an earlier one within this time is the
+    PLC repeating itself because it missed the acknowledgement: it is acknowledged again and opens no second ticket.
+    Several parts may be repeated in turns.
     """
 
     repeat_ns: int
+    poll_s: float | None = None
     _wire: Wire | None = None
     _reader: TelegramReader = field(default_factory=TelegramReader)
     _sequence: int = 0
     _trigger_sequence: dict[str, int] = field(default_factory=dict)  # record id -> sequence of its trigger, open only
-    _last: tuple[Trigger, int] | None = None
+    _known: dict[Trigger, int] = field(default_factory=dict)  # when it came first, the oldest in front
 
     @property
     def protocol_errors(self) -> int:
@@ -188,10 +190,11 @@ class AsciiDriver:
             number = {name: value for name, value in values.items() if isinstance(value, int)}
             if kind == "T":
                 trigger = Trigger(number["part_id"], number["recipe"], number["seq"])
-                if self._last is not None and self._last[0] == trigger and now_ns - self._last[1] < self.repeat_ns:
+                self._forget(now_ns)
+                if trigger in self._known:
                     self._acknowledge(trigger, 0)
                     continue
-                self._last = (trigger, now_ns)
+                self._known[trigger] = now_ns
                 events.append(trigger)
             elif kind == "B":
                 events.append(PlcHeartbeat(bool(number["trigger_enable"])))
@@ -201,12 +204,15 @@ class AsciiDriver:
                 self._reader.errors += 1  # a telegram of our own, echoed by the wire
         return events
 
+    def poll(self, now_ns: int) -> list[LineEvent]:
+        return []  # the PLC speaks by itself
+
     def accepted(self, trigger: Trigger, ticket: Ticket) -> None:
         self._trigger_sequence[ticket.record_id] = trigger.sequence
         self._acknowledge(trigger, 0)
 
     def refused(self, trigger: Trigger) -> None:
-        self._last = None
+        self._known.pop(trigger, None)
         self._acknowledge(trigger, 1)
 
     def permit(self, ticket: Ticket, note: ResultNote, now_ns: int) -> bool:
@@ -236,6 +242,10 @@ class AsciiDriver:
 
     def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
         self._send("H", beat=int(beat), ready=int(ready), fault=int(fault), busy=int(bool(self._trigger_sequence)))
+
+    def _forget(self, now_ns: int) -> None:
+        while self._known and now_ns - next(iter(self._known.values())) >= self.repeat_ns:
+            del self._known[next(iter(self._known))]
 
     def _acknowledge(self, trigger: Trigger, status: int) -> None:
         self._send("K", trigger_seq=trigger.sequence, part_id=trigger.part_id, status=status)

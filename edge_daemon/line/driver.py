@@ -13,7 +13,7 @@ from typing import Protocol
 from ..tickets import Ticket
 from .wire import ResultNote
 
-__all__ = ["Ack", "LineDriver", "LineEvent", "PlcHeartbeat", "Trigger", "Wire"]
+__all__ = ["Ack", "LineDriver", "LineEvent", "ModemLines", "PlcHeartbeat", "Trigger", "Wire"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,14 @@ class PlcHeartbeat:
 LineEvent = Trigger | Ack | PlcHeartbeat
 
 
+@dataclass(frozen=True, slots=True)
+class ModemLines:
+    """The two inputs of a serial port that the driver ``discrete`` uses."""
+
+    cts: bool
+    dsr: bool
+
+
 class Wire(Protocol):
     """Where a driver's bytes go: the serial port of the line process, or a list in a test."""
 
@@ -49,9 +57,22 @@ class Wire(Protocol):
         """All of ``data`` or nothing, at once; False when the port is not there (then nothing was promised)."""
         ...
 
+    def read_lines(self) -> ModemLines | None:
+        """The inputs as they are now; None when the port is not there or has none."""
+        ...
+
+    def set_lines(self, rts: bool, dtr: bool) -> bool:
+        """Switch both outputs; False when the port is not there or has none."""
+        ...
+
 
 class LineDriver(Protocol):
     """One PLC protocol. All calls come from one thread; none may block or raise for what the wire brings."""
+
+    @property
+    def poll_s(self) -> float | None:
+        """How often ``poll`` wants to be called while the port is there; None: never."""
+        ...
 
     @property
     def protocol_errors(self) -> int:
@@ -68,6 +89,10 @@ class LineDriver(Protocol):
 
     def received(self, data: bytes, now_ns: int) -> list[LineEvent]:
         """Bytes from the PLC, in any portions, possibly garbage; answers the protocol needs are written at once."""
+        ...
+
+    def poll(self, now_ns: int) -> list[LineEvent]:
+        """Time has passed: ask the PLC, look at the lines, end what is over."""
         ...
 
     def accepted(self, trigger: Trigger, ticket: Ticket) -> None:

@@ -8,7 +8,7 @@ never permitted ends in reject by itself. Whatever is doubtful ends the ticket:
 - parts pass in order: a permit while an older ticket of the same daemon is open is refused, because then an answer and
   a part may have been mixed up;
 - a ticket opened while another daemon, or none, was attached cannot be permitted: nobody knows which frame is its;
-- two open tickets with one part id cannot be told apart by the PLC: both end.
+- two open tickets with one part id cannot be told apart by the PLC: both end, also where the second finds no room.
 
 A ticket that has ended is kept until the daemon says that its record is durable (``settle``), so one trigger gives one
 record even if the daemon is killed at any instant. A clean stop hands them on (``unsettled``, ``adopt``). What is not
@@ -145,12 +145,14 @@ class Gate:
         if not 0 <= part_id <= 0xFFFF:
             raise ValueError(f"part id {part_id} is outside 0..65535")
         self.expire(now_ns)
+        twins = [other for other in self._open.values() if other.ticket.part_id == part_id]
         if len(self._entries) >= self.capacity:
             self.overflowed += 1
+            for twin in twins:  # the PLC waits for the new part: what opens for this number would open for that one
+                self._end(twin, "AMBIGUOUS_PART", now_ns)
             return None
         ticket = Ticket(record_id, part_id, now_ns, now_ns + self.deadline_ns, trigger_utc, recipe)
         entry = _Entry(ticket, self._session)
-        twins = [other for other in self._open.values() if other.ticket.part_id == part_id]
         self._entries[record_id] = entry
         self._open[record_id] = entry
         self.opened += 1

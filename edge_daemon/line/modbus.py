@@ -5,16 +5,12 @@ the bus (DEVICE_FAILURE, pymodbus 3.16.1), knows no silent interval (half a requ
 re-opens a lost port only after one second, and takes three event-loop turns per request. Here a request is answered
 inside the call that brought its last byte, from one state: a poll sees one result or another, never parts of both.
 
-One result is shown at a time. It goes when the PLC has acknowledged it (ResultAck 0 -> 1) or, for a permit, at the
-deadline of its ticket; the next is shown when ResultAck is 0 again. A permit that is never acknowledged is therefore
-gone from the wire when it is no longer true. After a result that was not acknowledged nothing is shown for GAP_NS, so
-that a PLC that reads bits and words in two requests cannot join Pass of one part with ResultPartId of another.
+Which result is shown, and what the PLC's bits mean, is ``registers.py``.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,38 +21,17 @@ from pymodbus.framer import FramerRTU
 from pymodbus.pdu import DecodePDU, ExceptionResponse, ModbusPDU
 
 from ..tickets import Ticket
-from .driver import Ack, LineEvent, PlcHeartbeat, Trigger, Wire
-from .wire import (
-    COILS,
-    DISCRETE_INPUTS,
-    HOLDING_REGISTERS,
-    INPUT_REGISTERS,
-    ResultNote,
-    outcome_word,
-    reason_word,
-    severity_word,
-)
+from .driver import LineEvent, Trigger, Wire
+from .registers import GAP_NS, MAX_INFORMING, Registers
+from .wire import COILS, DISCRETE_INPUTS, HOLDING_REGISTERS, INPUT_REGISTERS, ResultNote
 
-__all__ = ["GAP_NS", "ModbusServerDriver"]
+__all__ = ["GAP_NS", "MAX_INFORMING", "ModbusServerDriver", "is_intact"]
 
-GAP_NS = 100_000_000
-#: A result that only informs gives way to a waiting one after this long without an acknowledgement.
-INFORM_NS = 100_000_000
 #: Silence after which a half request is dropped: above the 16 ms latency timer of common USB converters.
 SILENCE_NS = 40_000_000
 MAX_FRAME = 256
-#: Results that wait behind the shown one: permits beyond are refused, of results that only inform the oldest goes.
-MAX_WAITING = 32
-MAX_INFORMING = 4
 
 _FUNCTION_CODES = frozenset({1, 2, 3, 4, 5, 6, 15, 16, 22, 23})
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    ticket: Ticket
-    note: ResultNote
-    permit: bool
 
 
 @dataclass(slots=True)
@@ -64,28 +39,13 @@ class ModbusServerDriver:
     """Driver ``modbus-server``. unit_id: 1..247; requests to any other unit, broadcasts included, stay unanswered."""
 
     unit_id: int
+    poll_s: float | None = None
     protocol_errors: int = 0
     _wire: Wire | None = None
     _buffer: bytearray = field(default_factory=bytearray)
     _last_byte_ns: int = 0
     _now_ns: int = 0
-    _control: int = 0  # what the PLC writes: bits of COILS
-    _plc_part_id: int = 0
-    _plc_recipe: int = 0
-    _trigger_known: bool = False  # Trigger was seen at 0 since the port is there
-    _trigger_ack: bool = False
-    _part_id: int = 0
-    _open: set[str] = field(default_factory=set)
-    _beat: bool = False
-    _ready: bool = False
-    _fault: bool = True
-    _toggle: bool = False
-    _shown: _Result | None = None
-    _read: bool = False  # an answer to the PLC has carried the shown result
-    _never_shown: list[Ticket] = field(default_factory=list)
-    _shown_ns: int = 0
-    _blank_until_ns: int = 0
-    _waiting: deque[_Result] = field(default_factory=deque)
+    _registers: Registers = field(default_factory=Registers)
     _framer: FramerRTU = field(default_factory=lambda: FramerRTU(DecodePDU(True)))
 
     # -- LineDriver -----------------------------------------------------------------------------------------------
@@ -97,12 +57,7 @@ class ModbusServerDriver:
     def close(self) -> None:
         self._wire = None
         self._buffer.clear()
-        self._hide()
-        self._never_shown += [result.ticket for result in self._waiting if result.permit]
-        self._waiting.clear()
-        self._open.clear()
-        self._trigger_known = False
-        self._trigger_ack = False
+        self._registers.clear()
 
     def received(self, data: bytes, now_ns: int) -> list[LineEvent]:
         self._now_ns = now_ns
@@ -116,125 +71,30 @@ class ModbusServerDriver:
             events += self._serve(frame)
         return events
 
+    def poll(self, now_ns: int) -> list[LineEvent]:
+        return []  # the PLC asks
+
     def accepted(self, trigger: Trigger, ticket: Ticket) -> None:
-        self._part_id = ticket.part_id
-        self._open.add(ticket.record_id)
-        self._trigger_ack = bool(self._control >> COILS["Trigger"] & 1)
+        self._registers.accepted(ticket)
 
     def refused(self, trigger: Trigger) -> None:
-        """No word for it: TriggerAck stays 0."""
+        self._registers.refused(trigger.part_id)
 
     def permit(self, ticket: Ticket, note: ResultNote, now_ns: int) -> bool:
-        if self._wire is None or not note.is_pass or ticket.record_id not in self._open:
-            return False
-        if now_ns >= ticket.deadline_ns or len(self._waiting) >= MAX_WAITING:
-            return False
-        self._waiting.append(_Result(ticket, note, permit=True))
-        self._refresh(now_ns)
-        return True
+        return self._wire is not None and self._registers.permit(ticket, note, now_ns)
 
     def inform(self, ticket: Ticket, note: ResultNote, now_ns: int) -> None:
-        if self._wire is None:
-            return
-        informing = [result for result in self._waiting if not result.permit]
-        if len(informing) >= MAX_INFORMING:
-            self._waiting.remove(informing[0])
-        self._waiting.append(_Result(ticket, note.without_pass(), permit=False))
-        self._refresh(now_ns)
+        if self._wire is not None:
+            self._registers.inform(ticket, note, now_ns)
 
     def ended(self, ticket: Ticket) -> None:
-        self._open.discard(ticket.record_id)
+        self._registers.ended(ticket)
 
     def take_never_shown(self, now_ns: int) -> list[Ticket]:
-        # The registers stay as they are: only a poll sees a result go, so that it sees the gap behind it as well.
-        self._drop_late(now_ns)
-        shown = self._shown
-        if shown is not None and shown.permit and not self._read and now_ns >= shown.ticket.deadline_ns:
-            self._never_shown.append(shown.ticket)
-            self._read = True  # told once
-        lost, self._never_shown = self._never_shown, []
-        return lost
+        return self._registers.take_never_shown(now_ns)
 
     def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
-        self._beat, self._ready, self._fault = beat, ready, fault
-
-    # -- which result is shown ------------------------------------------------------------------------------------
-
-    def _refresh(self, now_ns: int) -> None:
-        self._drop_late(now_ns)
-        shown = self._shown
-        if shown is not None and self._is_over(shown, now_ns):
-            self._hide()
-            self._blank_until_ns = now_ns + GAP_NS
-        acknowledging = self._control >> COILS["ResultAck"] & 1
-        if self._shown is None and self._waiting and not acknowledging and now_ns >= self._blank_until_ns:
-            self._shown = self._waiting.popleft()
-            self._read = False
-            self._shown_ns = now_ns
-            self._toggle = not self._toggle
-
-    def _drop_late(self, now_ns: int) -> None:
-        """Permits that waited past their deadline are never shown: late is reject."""
-        for result in list(self._waiting):
-            if result.permit and now_ns >= result.ticket.deadline_ns:
-                self._waiting.remove(result)
-                self._never_shown.append(result.ticket)
-
-    def _hide(self) -> None:
-        if self._shown is not None and self._shown.permit and not self._read:
-            self._never_shown.append(self._shown.ticket)
-        self._shown = None
-
-    def _is_over(self, shown: _Result, now_ns: int) -> bool:
-        if shown.permit:
-            return now_ns >= shown.ticket.deadline_ns
-        return bool(self._waiting) and now_ns - self._shown_ns >= INFORM_NS
-
-    def _input_registers(self) -> list[int]:
-        words = dict.fromkeys(INPUT_REGISTERS, 0)
-        shown = self._shown
-        is_pass = shown is not None and shown.permit
-        bits = {
-            "Heartbeat": self._beat,
-            "Ready": self._ready,
-            "TriggerAck": self._trigger_ack,
-            "Busy": bool(self._open),
-            "ResultToggle": self._toggle,
-            "ResultValid": shown is not None,
-            "Pass": is_pass,
-            "Reject": not is_pass,
-            "Unknown": shown is not None and shown.note.unknown,
-            "Fault": self._fault,
-        }
-        words["Status"] = sum(1 << DISCRETE_INPUTS[name] for name, value in bits.items() if value)
-        words["PartId"] = self._part_id
-        if shown is not None:
-            words["ResultPartId"] = shown.ticket.part_id
-            words["Reason"] = reason_word(shown.note.reason_code)
-            words["Severity x 10"] = severity_word(shown.note.severity_x10)
-            words["Outcome"] = outcome_word(shown.note.outcome)
-        return [words[name] for name in INPUT_REGISTERS]
-
-    # -- what the PLC writes --------------------------------------------------------------------------------------
-
-    def _written(self, control: int, part_id: int, recipe: int) -> list[LineEvent]:
-        before, self._control = self._control, control & (1 << len(COILS)) - 1
-        self._plc_part_id, self._plc_recipe = part_id, recipe
-        rising = self._control & ~before
-        events: list[LineEvent] = []
-        enabled = bool(self._control >> COILS["TriggerEnable"] & 1)
-        if (self._control ^ before) >> COILS["Heartbeat"] & 1:
-            events.append(PlcHeartbeat(enabled))
-        if rising >> COILS["ResultAck"] & 1 and self._shown is not None:
-            events.append(Ack(self._shown.ticket.part_id))
-            self._hide()
-        if not self._control >> COILS["Trigger"] & 1:
-            self._trigger_known = True
-            self._trigger_ack = False
-        elif rising >> COILS["Trigger"] & 1 and self._trigger_known and enabled:
-            events.append(Trigger(part_id, recipe))
-        self._refresh(self._now_ns)
-        return events
+        self._registers.heartbeat(beat, ready, fault)
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -249,7 +109,7 @@ class ModbusServerDriver:
                 if not self._holds_request_later(bytes(data)):
                     return None
                 del data[0]
-            elif not _is_intact(bytes(data[:size])):
+            elif not is_intact(bytes(data[:size])):
                 self.protocol_errors += 1
                 del data[0]
             else:
@@ -265,7 +125,7 @@ class ModbusServerDriver:
             return None
         if data[1] not in _FUNCTION_CODES:
             # Its length is not ours to know; alone and intact it is one for us and gets its exception.
-            return len(data) if data[0] == self.unit_id and len(data) <= MAX_FRAME and _is_intact(data) else None
+            return len(data) if data[0] == self.unit_id and len(data) <= MAX_FRAME and is_intact(data) else None
         request_class = self._framer.decoder.lookupPduClass(data)
         if request_class is None:
             return None
@@ -277,7 +137,7 @@ class ModbusServerDriver:
         for start in range(1, len(data) - FramerRTU.MIN_SIZE + 1):
             if data[start] == self.unit_id and data[start + 1] in _FUNCTION_CODES:
                 size = self._frame_size(data[start:])
-                if size and start + size <= len(data) and _is_intact(data[start : start + size]):
+                if size and start + size <= len(data) and is_intact(data[start : start + size]):
                     self.protocol_errors += 1
                     return True
         return False
@@ -285,7 +145,7 @@ class ModbusServerDriver:
     def _serve(self, frame: bytes) -> list[LineEvent]:
         memory = _Memory(self)
         response: ModbusPDU
-        self._refresh(self._now_ns)
+        self._registers.refresh(self._now_ns)
         if frame[1] not in _FUNCTION_CODES:
             response = ExceptionResponse(frame[1] & 0x7F, ExcCodes.ILLEGAL_FUNCTION)
         elif (request := self._framer.decoder.decode(frame[1:-2])) is None:
@@ -303,7 +163,8 @@ class ModbusServerDriver:
         return memory.events
 
 
-def _is_intact(frame: bytes) -> bool:
+def is_intact(frame: bytes) -> bool:
+    """Whether the frame's CRC is right."""
     return bool(FramerRTU.check_CRC(frame[:-2], int.from_bytes(frame[-2:], "big")))
 
 
@@ -317,42 +178,42 @@ class _Memory:
     async def async_getValues(  # noqa: N802  # pymodbus' name
         self, _device_id: int, function_code: int, address: int, count: int = 1
     ) -> list[int] | list[bool] | ExcCodes:
-        driver = self._driver
+        registers = self._driver._registers
         words: list[int]
         if function_code == 4:
-            words = driver._input_registers()
+            words = registers.input_words()
         elif function_code == 2:
-            status = driver._input_registers()[INPUT_REGISTERS["Status"]]
+            status = registers.input_words()[INPUT_REGISTERS["Status"]]
             words = [status >> bit & 1 for bit in range(len(DISCRETE_INPUTS))]
         elif function_code in (1, 5, 15):
-            words = [driver._control >> bit & 1 for bit in range(len(COILS))]
+            words = [registers.control >> bit & 1 for bit in range(len(COILS))]
         else:
-            words = [driver._control, driver._plc_part_id, driver._plc_recipe]
+            words = [registers.control, registers.plc_part_id, registers.plc_recipe]
         if address + count > len(words):
             return ExcCodes.ILLEGAL_ADDRESS
         values = words[address : address + count]
         verdict = {4: INPUT_REGISTERS["Status"], 2: DISCRETE_INPUTS["Pass"]}.get(function_code)
         if verdict is not None and address <= verdict < address + count:
-            driver._read = True
+            registers.carried()
         return [bool(value) for value in values] if function_code in (1, 2, 5, 15) else values
 
     async def async_setValues(  # noqa: N802  # pymodbus' name
         self, _device_id: int, function_code: int, address: int, values: list[int] | list[bool]
     ) -> ExcCodes | None:
-        driver = self._driver
+        registers, now_ns = self._driver._registers, self._driver._now_ns
         if function_code in (5, 15):
             if address + len(values) > len(COILS):
                 return ExcCodes.ILLEGAL_ADDRESS
-            control = driver._control
+            control = registers.control
             for bit, value in enumerate(values, address):
                 control = control | 1 << bit if value else control & ~(1 << bit)
-            self.events += driver._written(control, driver._plc_part_id, driver._plc_recipe)
+            self.events += registers.written(control, registers.plc_part_id, registers.plc_recipe, now_ns)
             return None
         if address + len(values) > len(HOLDING_REGISTERS):
             return ExcCodes.ILLEGAL_ADDRESS
-        words = [driver._control, driver._plc_part_id, driver._plc_recipe]
+        words = [registers.control, registers.plc_part_id, registers.plc_recipe]
         words[address : address + len(values)] = [int(value) for value in values]
-        self.events += driver._written(*words)
+        self.events += registers.written(words[0], words[1], words[2], now_ns)
         return None
 
 

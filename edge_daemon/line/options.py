@@ -11,9 +11,10 @@ from typing import Any
 
 from ..errors import ConfigError
 
-__all__ = ["DRIVERS", "LineOptions"]
+__all__ = ["DRIVERS", "TRIGGER_INPUTS", "LineOptions"]
 
-DRIVERS = ("ascii", "modbus-server")
+DRIVERS = ("ascii", "modbus-server", "modbus-client", "discrete")
+TRIGGER_INPUTS = ("cts", "dsr")
 
 #: sun_path of unix(7) holds 108 bytes with its terminating zero.
 _MAX_SOCKET_PATH = 107
@@ -27,7 +28,9 @@ class LineOptions:
     directory that only this user may write. deadline_s: from trigger to the last instant of a permit; set the PLC's
     own deadline longer by the wire time and one poll. heartbeat_s: half period of the heartbeat on the wire.
     lease_s: how long one health message of the daemon holds. plc_silence_s: the PLC counts as gone after this long
-    without a heartbeat of its own. unit_id: Modbus address 1..247. capacity: tickets kept without a durable record.
+    without a heartbeat of its own. unit_id: Modbus address 1..247, ours (modbus-server) or
+    the PLC's (modbus-client). base_address: of the PLC's first register (modbus-client). trigger_input: one of
+    TRIGGER_INPUTS, and pulse_s: how long PASS is on (discrete). capacity: tickets kept without a durable record.
     """
 
     driver: str
@@ -38,6 +41,9 @@ class LineOptions:
     parity: str = "N"
     stopbits: int = 1
     unit_id: int = 1
+    base_address: int = 0
+    trigger_input: str = "cts"
+    pulse_s: float = 0.05
     heartbeat_s: float = 0.1
     lease_s: float = 0.5
     plc_silence_s: float = 1.0
@@ -57,6 +63,8 @@ class LineOptions:
             raise _wrong("socket_path", self.socket_path, f"a path of at most {_MAX_SOCKET_PATH} bytes")
         if self.parity not in ("N", "E", "O"):
             raise _wrong("parity", self.parity, "N, E or O")
+        if self.trigger_input not in TRIGGER_INPUTS:
+            raise _wrong("trigger_input", self.trigger_input, "cts or dsr")
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise _wrong(name, getattr(self, name), f"between {low:g} and {high:g}")
@@ -132,6 +140,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("baudrate", 1200, 4_000_000),
     ("stopbits", 1, 2),
     ("unit_id", 1, 247),
+    ("base_address", 0, 65_000),
+    ("pulse_s", 0.01, 1),
     ("heartbeat_s", 0.02, 0.14),  # the PLC calls a heartbeat older than 300 ms dead: two changes must fit
     ("lease_s", 0.05, 5),
     ("plc_silence_s", 0.1, 60),

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
+import sys
 import termios
 from collections.abc import Callable
+from typing import Any
 
 import serial  # type: ignore[import-untyped]  # pyserial 3.5 carries no types
 
-__all__ = ["RETRY_S", "SerialPort"]
+from .driver import ModemLines
+
+__all__ = ["RETRY_S", "SerialPort", "open_port"]
 
 RETRY_S = 0.25
 _CHUNK_BYTES = 4096
@@ -25,11 +30,41 @@ _CHUNK_BYTES = 4096
 _log = logging.getLogger("edge_daemon.line.port")
 
 
+def open_port(path: str, *, lines: bool = False, **settings: Any) -> serial.Serial:
+    """The port, exclusive and non-blocking. lines: with RTS and DTR off; one that has none is refused.
+
+    Raises OSError, termios.error or ValueError. Linux itself switches both on for the moment of opening.
+    """
+    # Exclusive: a second program writing to this wire could answer for the gate.
+    port = serial.Serial(None, exclusive=True, timeout=0, write_timeout=0, **settings)
+    if lines:
+        port.rts = port.dtr = False
+    port.port = path
+    port.open()
+    if lines:
+        try:
+            _set_lines(port.fileno(), rts=False, dtr=False)
+            _ = port.cts
+        except OSError as error:
+            port.close()
+            raise OSError(f"{path} has no lines RTS, DTR, CTS and DSR ({error.strerror})") from None
+    return port
+
+
+def _set_lines(fd: int, rts: bool, dtr: bool) -> None:
+    """RTS and DTR at once, all other bits as they are."""
+    value = int.from_bytes(fcntl.ioctl(fd, termios.TIOCMGET, bytes(4)), sys.byteorder)
+    value &= ~(termios.TIOCM_RTS | termios.TIOCM_DTR)
+    value |= (termios.TIOCM_RTS if rts else 0) | (termios.TIOCM_DTR if dtr else 0)
+    fcntl.ioctl(fd, termios.TIOCMSET, value.to_bytes(4, sys.byteorder))
+
+
 class SerialPort:
     """One serial port on an asyncio loop; implements ``driver.Wire``.
 
     on_data(bytes): bytes arrived. on_change(connected): the port came (True) or went (False). Both are called from the
     loop and never from inside ``write``: a port found lost while writing is reported in the next turn of the loop.
+    lines: RTS and DTR are the driver's, and off until it says otherwise; a port without them does not open.
     """
 
     def __init__(
@@ -40,9 +75,12 @@ class SerialPort:
         stopbits: int,
         on_data: Callable[[bytes], None],
         on_change: Callable[[bool], None],
+        *,
+        lines: bool = False,
     ) -> None:
         self._path = path
         self._settings = {"baudrate": baudrate, "parity": parity, "stopbits": stopbits}
+        self._lines = lines
         self._on_data = on_data
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -62,8 +100,7 @@ class SerialPort:
         if self._closed or self._serial is not None:
             return
         try:
-            # Exclusive: a second program writing to this wire could answer for the gate.
-            port = serial.Serial(self._path, exclusive=True, timeout=0, write_timeout=0, **self._settings)
+            port = open_port(self._path, lines=self._lines, **self._settings)
             try:
                 port.reset_input_buffer()
                 port.reset_output_buffer()
@@ -100,6 +137,27 @@ class SerialPort:
             return False
         if written != len(data):
             self._lost(f"stuck: {written} of {len(data)} bytes taken")
+            return False
+        return True
+
+    def read_lines(self) -> ModemLines | None:
+        """CTS and DSR now; None, and the port is given up and reopened, when it does not say."""
+        if self._serial is None:
+            return None
+        try:
+            return ModemLines(bool(self._serial.cts), bool(self._serial.dsr))
+        except OSError as error:
+            self._lost(f"lines: {error}")
+            return None
+
+    def set_lines(self, rts: bool, dtr: bool) -> bool:
+        """Both outputs in one call of the kernel; False, and the port is given up and reopened, when it refuses."""
+        if self._serial is None or not self._lines:
+            return False
+        try:
+            _set_lines(self._serial.fileno(), rts, dtr)
+        except OSError as error:
+            self._lost(f"lines: {error}")
             return False
         return True
 

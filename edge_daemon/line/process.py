@@ -24,7 +24,8 @@ from typing import Any
 from .. import notify
 from ..tickets import new_record_id, utc_now
 from .ascii import AsciiDriver
-from .driver import LineDriver, PlcHeartbeat, Trigger
+from .discrete import DiscreteDriver
+from .driver import LineDriver, LineEvent, PlcHeartbeat, Trigger
 from .gate import Gate
 from .messages import BadMessage, answer_to, integer, note_from, text, texts, ticket_to, truth
 from .options import LineOptions
@@ -41,6 +42,8 @@ STATE_S = 0.5
 STALL_NS = 150_000_000
 #: The kernel hands over what had piled up in portions: how long after a stall triggers still count as old.
 DRAIN_NS = 50_000_000
+#: The PLC's own deadline is longer than ours, and it may repeat a trigger until then.
+REPEAT_S = 0.5
 
 _log = logging.getLogger("edge_daemon.line")
 
@@ -48,8 +51,15 @@ _log = logging.getLogger("edge_daemon.line")
 def make_driver(options: LineOptions) -> LineDriver:
     """The driver that ``options`` name."""
     if options.driver == "ascii":
-        return AsciiDriver(repeat_ns=round(options.deadline_s * 1e9))
+        return AsciiDriver(repeat_ns=round((options.deadline_s + REPEAT_S) * 1e9))
+    if options.driver == "discrete":
+        return DiscreteDriver(options.trigger_input, pulse_ns=round(options.pulse_s * 1e9))
     # pymodbus takes 10 MB and a tenth of a second: only where it is spoken.
+    if options.driver == "modbus-client":
+        from .modbus_client import ANSWER_NS, ModbusClientDriver
+
+        wire_ns = round(12 * 40 / options.baudrate * 1e9)  # a request and its answer, 12 bits a byte at most
+        return ModbusClientDriver(options.unit_id, options.base_address, ANSWER_NS + wire_ns)
     from .modbus import ModbusServerDriver
 
     return ModbusServerDriver(unit_id=options.unit_id)
@@ -69,8 +79,9 @@ class LineProcess:
         )
         self._driver = make_driver(options)
         self._port = SerialPort(
-            options.port, options.baudrate, options.parity, options.stopbits, self._on_data, self._on_port
-        )
+            options.port, options.baudrate, options.parity, options.stopbits, self._on_data, self._on_port,
+            lines=options.driver == "discrete",
+        )  # fmt: skip
         self._server = LinkServer(Path(options.socket_path), self._on_attach, self._on_message, self._on_detach)
         self._kept = UnsettledFile(Path(options.socket_path))
         self._adopted: set[str] = set()  # record ids in the file that are not settled yet
@@ -101,6 +112,8 @@ class LineProcess:
         self._port.start()
         self._every(self._options.heartbeat_s, self._tick)
         self._every(STATE_S, self._tell_state)
+        if self._driver.poll_s is not None:
+            self._every(self._driver.poll_s, self._poll)
         interval_s = notify.watchdog_interval_s()
         if interval_s is not None:
             self._every(interval_s, self._watchdog)
@@ -147,7 +160,16 @@ class LineProcess:
     def _on_data(self, data: bytes) -> None:
         now_ns = self._now()
         self._notice_stall(now_ns)
-        for event in self._driver.received(data, now_ns):
+        self._take(self._driver.received(data, now_ns), now_ns)
+
+    def _poll(self) -> None:
+        if self._port.connected:
+            now_ns = self._now()
+            self._notice_stall(now_ns)
+            self._take(self._driver.poll(now_ns), now_ns)
+
+    def _take(self, events: list[LineEvent], now_ns: int) -> None:
+        for event in events:
             if isinstance(event, Trigger):
                 self._on_trigger(event, now_ns)
             elif isinstance(event, PlcHeartbeat):

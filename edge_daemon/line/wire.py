@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "CLIENT_READS",
+    "CLIENT_WRITES",
     "COILS",
     "DISCRETE_INPUTS",
     "HOLDING_REGISTERS",
@@ -107,6 +109,11 @@ COILS: dict[str, int] = {"Heartbeat": 0, "TriggerEnable": 1, "Trigger": 2, "Resu
 
 #: PLC to device, words: function codes 3, 6, 16, 22, 23.
 HOLDING_REGISTERS: dict[str, int] = {"Control": 0, "PartId": 1, "Recipe": 2}
+
+#: Driver modbus-client, words in the PLC's holding registers from the base address on: what the device writes (one
+#: request, function code 16) and what it reads (function code 3).
+CLIENT_WRITES: dict[str, int] = dict(INPUT_REGISTERS)
+CLIENT_READS: dict[str, int] = {name: len(CLIENT_WRITES) + at for name, at in HOLDING_REGISTERS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import UnavailableError
-from ..images import make_folder
+from ..images import load_picture, make_folder, write_png_atomic
 from .broker import Broker
 from .virtual_plc import PtyPair, VirtualPlc
 
@@ -46,7 +46,8 @@ class Rig:
 
     folder: config, memory bank, pictures and logs. frames: the camera's pictures. recipe: text of the recipe file.
     driver, camera (``basler`` or ``folder``), deadline_s, plc_deadline_s: of the station. broker: None: no MQTT.
-    settings: further lines by table, e.g. ``{"memory": 'keep = "none"'}``.
+    settings: further lines by table, e.g. ``{"memory": 'keep = "none"'}``. module: what is run as the daemon.
+    environment: of the daemon, and with it of the line process it starts, beside this process's own.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Rig:
         deadline_s: float = 0.4,
         plc_deadline_s: float = 0.45,
         settings: dict[str, str] | None = None,
+        module: str = "edge_daemon",
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.folder = make_folder(folder.resolve())
         self.frames = list(frames)
@@ -70,6 +73,7 @@ class Rig:
         self._recipe, self._broker, self._driver, self._camera = recipe, broker, driver, camera
         self._deadline_s, self._plc_deadline_s = deadline_s, plc_deadline_s
         self._settings = settings or {}
+        self._module, self._environment = module, environment or {}
         self._stack = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self.metrics_port: int | None = None
@@ -131,9 +135,9 @@ class Rig:
         already = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edge_daemon", "run", "--config", str(self.config_path)],
+                [sys.executable, "-m", self._module, "run", "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
             )  # fmt: skip
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s and self._process.poll() is None:
@@ -228,6 +232,11 @@ class Rig:
 
     # -- the PLC --------------------------------------------------------------------------------------------------
 
+    def camera_fault(self, fault: str) -> None:
+        """What is wrong with the folder camera from now on: ``silent`` (no frames), ``frozen`` (the last one again and
+        again), ``small`` (of another size), ``broken`` (half a file); ``""``: nothing."""
+        self._exposer.fault = fault
+
     def plc(self, **options: Any) -> VirtualPlc:
         """A PLC at the other end of the wire; not started yet. Its triggers also expose the folder camera."""
         expose = self._exposer.trigger if self._camera == "folder" else None
@@ -245,6 +254,7 @@ class _Exposer:
         self._wake = threading.Condition()
         self._stopping = False
         self._count = 0
+        self.fault = ""
         self._thread = threading.Thread(target=self._run, name="exposer", daemon=True)
 
     def trigger(self, part_id: int) -> None:
@@ -253,6 +263,7 @@ class _Exposer:
             self._wake.notify()
 
     def _run(self) -> None:
+        last: Path | None = None
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._part_ids or self._stopping)
@@ -260,11 +271,22 @@ class _Exposer:
                     return
                 part_id = self._part_ids.pop(0)
             time.sleep(_CAMERA_DELAY_S)
+            if self.fault == "silent":
+                continue
+            if self.fault != "frozen" or last is None:
+                last = self._frames[(part_id - 1) % len(self._frames)]
             self._count += 1
-            frame = self._frames[(part_id - 1) % len(self._frames)]
-            partial = self._folder / f".{self._count:09d}.part"
-            shutil.copyfile(frame, partial)
-            partial.rename(self._folder / f"{self._count:09d}{frame.suffix}")
+            with contextlib.suppress(OSError):  # its folder is away: a camera that is not there delivers nothing
+                self._deliver(last)
+
+    def _deliver(self, frame: Path) -> None:
+        partial = self._folder / f".{self._count:09d}.part"
+        shutil.copyfile(frame, partial)
+        if self.fault == "broken":
+            os.truncate(partial, partial.stat().st_size // 2)
+        elif self.fault == "small":
+            write_png_atomic(partial, load_picture(frame).pixels[::2, ::2])
+        partial.rename(self._folder / f"{self._count:09d}{frame.suffix}")
 
     def __enter__(self) -> _Exposer:
         self._thread.start()

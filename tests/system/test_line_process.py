@@ -44,7 +44,7 @@ PASS = ResultNote("PASS", "", 12)
 FAIL = ResultNote("FAIL", "LIMIT_EXCEEDED", 46)
 #: Generous, because two busy cores are slow; the deadline tests use their own.
 DEADLINE_S = 0.4
-BOTH = pytest.mark.parametrize("driver", ["ascii", "modbus-server"])
+EACH = pytest.mark.parametrize("driver", ["ascii", "modbus-server", "modbus-client"])
 
 
 @dataclass
@@ -169,7 +169,7 @@ def line_of(directory: Path, driver: str, **changes: float) -> Iterator[Line]:
             line.close()
 
 
-@BOTH
+@EACH
 def test_counts_agree_on_both_ends(tmp_path: Path, driver: str) -> None:
     with line_of(tmp_path, driver, deadline_s=1.0) as line, line.plc(deadline_s=1.2) as plc:
         daemon = line.daemon()
@@ -213,7 +213,7 @@ def test_it_is_fast(tmp_path: Path) -> None:
     assert any(opened < 3 and permit < 4 and latency < 10 for opened, permit, latency in tries), tries
 
 
-@BOTH
+@EACH
 def test_late_permit_is_refused_and_the_part_rejected(tmp_path: Path, driver: str) -> None:
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -251,7 +251,7 @@ def test_second_permit_is_refused_and_a_permit_after_inform_too(tmp_path: Path) 
     assert plc.counts.let_through == (1,)
 
 
-@BOTH
+@EACH
 def test_wrong_part_id_opens_for_nobody(tmp_path: Path, driver: str) -> None:
     def judge(ticket: Ticket) -> None:
         daemon.client.permit(replace(ticket, part_id=ticket.part_id + 1), PASS)
@@ -267,7 +267,7 @@ def test_wrong_part_id_opens_for_nobody(tmp_path: Path, driver: str) -> None:
         daemon.stop()
 
 
-@BOTH
+@EACH
 def test_unfit_daemon_and_lapsed_lease_stop_heartbeat_and_gate(tmp_path: Path, driver: str) -> None:
     answers: list[str] = []
     with line_of(tmp_path, driver, lease_s=0.3) as line, line.plc() as plc:
@@ -304,7 +304,7 @@ while True:
 """
 
 
-@BOTH
+@EACH
 def test_daemon_killed_mid_part(tmp_path: Path, driver: str) -> None:
     with line_of(tmp_path, driver) as line, line.plc() as plc:
         line.client().close()  # the line process is there
@@ -360,7 +360,7 @@ def test_a_ticket_still_open_on_reconnect_cannot_be_permitted(tmp_path: Path) ->
         assert plc.wait_decided(part_id) is False
 
 
-@BOTH
+@EACH
 def test_stopped_line_process_makes_the_heartbeat_stale(tmp_path: Path, driver: str) -> None:
     answers: list[str] = []
     with line_of(tmp_path, driver) as line, line.plc() as plc:
@@ -405,7 +405,7 @@ def test_line_process_killed_ends_the_tickets_at_the_daemon(tmp_path: Path) -> N
         successor.stop()
 
 
-@BOTH
+@EACH
 def test_cable_pulled_mid_part_and_back(tmp_path: Path, driver: str) -> None:
     with line_of(tmp_path, driver) as line, line.plc() as plc:
         daemon = line.daemon(lambda ticket: None if ticket.part_id == 1 else PASS)
@@ -429,7 +429,7 @@ def test_cable_pulled_mid_part_and_back(tmp_path: Path, driver: str) -> None:
     assert "Traceback" not in said
 
 
-@BOTH
+@EACH
 def test_garbage_on_the_wire(tmp_path: Path, driver: str) -> None:
     """Noise towards both ends during parts: wrong parts never pass, and right ones pass again after it."""
     noise = [os.urandom(60), b"$P,0001", b"\x01\x04\x0c\xff", encode("H", seq=1, beat=1, ready=1, fault=0, busy=0)[:-4]]
@@ -500,7 +500,7 @@ def _bit(master: minimalmodbus.Instrument, address: int) -> int:
 
 
 @pytest.mark.needs("socat")
-@BOTH
+@EACH
 def test_over_socat(tmp_path: Path, driver: str) -> None:
     ends = [tmp_path / "device", tmp_path / "plc"]
     socat = subprocess.Popen(["socat", *(f"pty,raw,echo=0,link={end}" for end in ends)])

@@ -128,3 +128,18 @@ def test_secrets_that_can_be_used_are_taken(tmp_path: Path) -> None:
     assert config.mqtt.ca_file == "system"
     assert config.mqtt.password() == "secret"
     check_mqtt_files(_load(tmp_path, TEXT[: TEXT.index("[mqtt]")] + TEXT[TEXT.index("[memory]") :]))
+
+
+def test_the_other_drivers_have_their_own_keys(tmp_path: Path) -> None:
+    other = 'driver = "discrete"\ntrigger_input = "dsr"\npulse = "80 ms"'
+    options = _load(tmp_path, TEXT.replace('driver = "modbus-server"', other)).line.options
+    assert (options.driver, options.trigger_input, options.pulse_s) == ("discrete", "dsr", pytest.approx(0.08))
+    options = _load(
+        tmp_path, TEXT.replace('driver = "modbus-server"', 'driver = "modbus-client"\nbase_address = 400')
+    ).line.options
+    assert (options.driver, options.base_address) == ("modbus-client", 400)
+    with pytest.raises(ConfigError, match=r"recipe_number.*has no wire for it"):
+        _load(
+            tmp_path,
+            TEXT.replace('"recipe.toml"', '"recipe.toml"\nrecipe_number = 3').replace("modbus-server", "discrete"),
+        )

@@ -179,6 +179,15 @@ def test_unsettled_until_settled() -> None:
     assert [ticket.record_id for ticket, _ in gate.unsettled()] == ["b", "c"]
 
 
+def test_a_trigger_that_finds_no_room_ends_an_open_part_of_the_same_id() -> None:
+    """The PLC waits for the new one, whatever the device could do with its trigger."""
+    gate = gate_at_work(capacity=1)
+    opened(gate, "a", 1, 0)
+    assert gate.open("b", 1, 0, UTC, 1) is None
+    assert [e.answer.reason for e in gate.take_ended()] == ["AMBIGUOUS_PART"]
+    assert gate.permit("a", 1, 2).reason == "ALREADY_ENDED"
+
+
 def test_settling_an_open_ticket_ends_it_without_a_permit() -> None:
     gate = gate_at_work()
     opened(gate, "a", 1, 0)

@@ -160,6 +160,19 @@ def test_random_text_is_no_permit(text: str) -> None:
     assert not any(is_permit(kind, values) for kind, values in telegrams(text.encode()))
 
 
+def test_several_parts_repeated_in_turns_open_one_ticket_each() -> None:
+    """A line process that stood still finds the triggers of three parts, each repeated several times."""
+    driver, wire = AsciiDriver(repeat_ns=1000), Recorder()
+    driver.open(wire)
+    telegrams = [encode("T", seq=number, part_id=40 + number, recipe=0) for number in (1, 2, 3)]
+    events = driver.received(b"".join(telegrams * 4), 0)
+    assert events == [Trigger(40 + number, 0, number) for number in (1, 2, 3)]
+    assert driver.received(telegrams[0], 999) == []
+    assert driver.received(telegrams[0], 1000) == [Trigger(41, 0, 1)]  # so late it is another one: numbers wrap
+    driver.refused(Trigger(42, 0, 2))
+    assert driver.received(telegrams[1], 999) == [Trigger(42, 0, 2)]  # it had no ticket
+
+
 def at_work() -> tuple[AsciiDriver, Recorder]:
     driver, wire = AsciiDriver(repeat_ns=100), Recorder()
     driver.open(wire)

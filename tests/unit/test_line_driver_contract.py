@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
@@ -13,9 +14,12 @@ from pymodbus.pdu import DecodePDU, ModbusPDU
 from pymodbus.pdu.register_message import ReadInputRegistersRequest, WriteMultipleRegistersRequest
 
 from edge_daemon.line.ascii import AsciiDriver, TelegramReader, encode, is_permit
-from edge_daemon.line.driver import LineDriver, Trigger
+from edge_daemon.line.discrete import DEBOUNCE_NS, DiscreteDriver
+from edge_daemon.line.driver import LineDriver, LineEvent, ModemLines, Trigger
 from edge_daemon.line.modbus import ModbusServerDriver
+from edge_daemon.line.modbus_client import ANSWER_NS, SILENCE_NS, ModbusClientDriver
 from edge_daemon.line.wire import ResultNote
+from edge_daemon.testing.rtu_slave import RtuSlave
 from edge_daemon.tickets import Ticket
 
 MS = 1_000_000
@@ -32,6 +36,12 @@ class Recorder:
         if not self.broken:
             self.data += data
         return not self.broken
+
+    def read_lines(self) -> ModemLines | None:
+        return None
+
+    def set_lines(self, rts: bool, dtr: bool) -> bool:
+        return False
 
     def take(self) -> bytes:
         data = bytes(self.data)
@@ -116,7 +126,106 @@ class ModbusEye:
         return found
 
 
-@pytest.fixture(params=[AsciiEye, ModbusEye])
+class ClientEye:
+    """A PLC that is the slave: its registers are written by the driver, and it acknowledges what it finds there."""
+
+    ENABLE, TRIGGER, ACK = 2, 4, 8
+    BASE = 40
+
+    def __init__(self) -> None:
+        self.driver: LineDriver = ModbusClientDriver(unit_id=1, base_address=self.BASE)
+        self.wire = Recorder()
+        self.driver.open(self.wire)
+        self.slave = RtuSlave(1, [0] * (self.BASE + 9))
+        self.control(self.ENABLE, 0, 0)
+
+    def turn(self, now_ns: int) -> list[LineEvent]:
+        """One request of the driver and its answer."""
+        events = self.driver.poll(now_ns)
+        return events + self.driver.received(self.slave.feed(self.wire.take()), now_ns)
+
+    def control(self, control: int, part_id: int, now_ns: int) -> list[LineEvent]:
+        self.slave.words[self.BASE + 6 :] = [control, part_id, 0]
+        return [event for _ in range(3) for event in self.turn(now_ns)]
+
+    def trigger(self, part_id: int, now_ns: int) -> Trigger:
+        now_ns += 2 * ANSWER_NS
+        for _ in range(3):  # an answer that never came, and the silence behind it
+            now_ns += SILENCE_NS
+            self.control(self.ENABLE, 0, now_ns)
+        [event] = self.control(self.ENABLE | self.TRIGGER, part_id, now_ns)
+        assert isinstance(event, Trigger)
+        return event
+
+    def permits(self, now_ns: int) -> set[int]:
+        found = set()
+        for _ in range(8):
+            for _ in range(3):
+                self.turn(now_ns)
+            status, _, result_part_id, _, _, outcome = self.slave.words[self.BASE : self.BASE + 6]
+            bit = [status >> n & 1 for n in range(10)]
+            assert not (bit[6] and bit[7])
+            assert bit[6] == (outcome == 1)
+            assert bit[5] or not bit[6]
+            if not bit[5]:
+                break
+            if bit[6]:
+                found.add(result_part_id)
+            self.control(self.ENABLE | self.ACK, 0, now_ns)
+            self.control(self.ENABLE, 0, now_ns)
+        return found
+
+
+class Lines(Recorder):
+    """The four lines between a port and a PLC; a PASS is a rising edge of RTS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trigger = False
+        self.rts = False
+        self.edges = 0
+
+    def read_lines(self) -> ModemLines | None:
+        return None if self.broken else ModemLines(cts=self.trigger, dsr=True)
+
+    def set_lines(self, rts: bool, dtr: bool) -> bool:
+        if not self.broken:
+            self.edges += rts and not self.rts
+            self.rts = rts
+        return not self.broken
+
+
+class DiscreteEye:
+    """A PLC with inputs and outputs only: the rising edge of PASS after its trigger is for the part it triggered."""
+
+    PULSE_NS = 20 * MS
+
+    def __init__(self) -> None:
+        self.driver: LineDriver = DiscreteDriver("cts", pulse_ns=self.PULSE_NS)
+        self.lines = Lines()
+        self.wire: Recorder = self.lines
+        self.driver.open(self.lines)
+        self.part_id = 0
+
+    def trigger(self, part_id: int, now_ns: int) -> Trigger:
+        self.lines.trigger = False
+        self.driver.poll(now_ns)
+        self.lines.edges = 0
+        self.lines.trigger = True
+        [event] = [e for e in self.driver.poll(now_ns + DEBOUNCE_NS) if isinstance(e, Trigger)]
+        self.part_id = part_id
+        return replace(event, part_id=part_id)  # the number is only in the device's mind
+
+    def permits(self, now_ns: int) -> set[int]:
+        self.driver.poll(now_ns)
+        self.driver.poll(now_ns + self.PULSE_NS)
+        self.driver.poll(now_ns + 2 * self.PULSE_NS)
+        edges, self.lines.edges = self.lines.edges, 0
+        assert edges <= 1
+        return {self.part_id} if edges else set()
+
+
+@pytest.fixture(params=[AsciiEye, ModbusEye, ClientEye, DiscreteEye])
 def eye(request: pytest.FixtureRequest) -> Eye:
     made: Callable[[], Eye] = request.param
     return made()
@@ -179,9 +288,10 @@ def test_a_permit_that_was_seen_is_not_told_as_never_shown(eye: Eye) -> None:
 
 
 def test_nothing_survives_a_lost_port(eye: Eye) -> None:
-    first, queued, second = accepted(eye, 1), accepted(eye, 9), accepted(eye, 2)
-    eye.driver.permit(first, PASS, 1)
-    eye.driver.permit(queued, PASS, 1)
+    parts = [accepted(eye, part_id) for part_id in ((2,) if isinstance(eye, DiscreteEye) else (1, 9, 2))]
+    second = parts.pop()
+    for ticket in parts:
+        eye.driver.permit(ticket, PASS, 1)
     eye.wire.take()
     eye.driver.close()
     assert eye.driver.permit(second, PASS, 2) is False
@@ -195,7 +305,9 @@ def test_nothing_survives_a_lost_port(eye: Eye) -> None:
     assert eye.permits(7) == {3}
 
 
-def test_parts_in_flight_do_not_mix(eye: Eye) -> None:
+@pytest.mark.parametrize("kind", [AsciiEye, ModbusEye, ClientEye])  # discrete: one part at a time
+def test_parts_in_flight_do_not_mix(kind: Callable[[], Eye]) -> None:
+    eye = kind()
     tickets = [accepted(eye, part_id) for part_id in range(1, 7)]
     for ticket in tickets:
         if ticket.part_id % 2:
@@ -213,7 +325,7 @@ def test_heartbeat_alone_is_no_permit(eye: Eye) -> None:
         assert eye.permits(beat * 100 * MS) == set()
 
 
-@pytest.mark.parametrize("kind", [AsciiEye, ModbusEye])
+@pytest.mark.parametrize("kind", [AsciiEye, ModbusEye, ClientEye])
 @settings(max_examples=150, deadline=None)
 @given(
     noise=st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([b"$", b"\x01\x10", b"\x01\x04\x00", b"\r\n"])))

@@ -9,6 +9,8 @@ import edge_daemon.line
 from edge_daemon.line.ascii import FIELDS, MAX_TELEGRAM, PASS_WORD, TelegramReader, encode, is_permit
 from edge_daemon.line.gate import ENDED_REASONS
 from edge_daemon.line.wire import (
+    CLIENT_READS,
+    CLIENT_WRITES,
     COILS,
     DISCRETE_INPUTS,
     HOLDING_REGISTERS,
@@ -48,6 +50,12 @@ def test_register_map() -> None:
     ):
         assert {name: int(address) for name, address in table(heading).items()} == names
         assert list(names.values()) == list(range(len(names)))  # the driver answers by position
+
+
+def test_registers_of_the_client() -> None:
+    found = {name: int(at) for name, at in table("| offset | word").items()}
+    assert found == {**CLIENT_WRITES, "Control": 6, "PartId (of the trigger)": 7, "Recipe": 8}
+    assert CLIENT_READS == {"Control": 6, "PartId": 7, "Recipe": 8}
 
 
 def test_outcomes_and_reasons() -> None:

@@ -227,6 +227,24 @@ def test_the_next_parts_picture_never_opens_the_gate_for_this_one(tmp_path: Path
         assert (1, "FRAME_LOST") in one.line.informed
 
 
+def test_a_camera_on_a_wire_that_misses_one_part_is_in_step_again_two_parts_later(tmp_path: Path) -> None:
+    """Parts closer than max_delay: without a stop each would be judged by its successor's frame, for ever."""
+    with bench(tmp_path, PlayedCamera(always=False)) as one:
+        one.config.camera.options = SimpleNamespace(trigger="hardware")
+        found = []
+        for part_id in range(1, 6):
+            ticket = one.trigger(part_id)
+            time.sleep(0.005)
+            if part_id != 1:
+                one.camera.shoot(f"shows part {part_id}")
+            found.append(ticket)
+            time.sleep(0.1)
+        records = [one.record(ticket) for ticket in found]
+        assert [record.reasons for record in records[:2]] == [("FRAME_LOST",), ("FRAME_LOST",)]
+        assert [record.result for record in records[2:]] == ["PASS"] * 3
+        assert [record.document["image"] for record in records[2:]] == [f"shows part {n}" for n in (3, 4, 5)]
+
+
 def test_a_frame_before_the_next_trigger_is_this_parts(tmp_path: Path) -> None:
     with bench(tmp_path, PlayedCamera(always=False)) as one:
         one.station.react = lambda pixels: time.sleep(0.05)
