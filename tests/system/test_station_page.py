@@ -346,16 +346,20 @@ def test_a_correction_is_drawn_in_the_browser_and_the_part_judged_again(
 
 
 def test_what_is_like_an_indication_is_shown_with_pictures(page: Any, server: PageServer, place: Path) -> None:
-    first = inspect(page, server, place / "rejectable.png", "recipe:plain")
     inspect(page, server, place / "rejectable.png", "recipe:plain")
+    shown = inspect(page, server, place / "rejectable.png", "recipe:plain")
     page.wait_for_selector("#similar select[name=among]")
     page.select_option("#similar select[name=among]", "page")
     page.wait_for_selector("#similar .alike a")
     page.locator("#similar .alike img").first.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('#similar .alike img').naturalWidth > 0")
-    assert first.removeprefix(base(server)) in page.inner_html("#similar")
-    page.select_option("#similar select[name=position]", "1")
-    page.wait_for_function("document.querySelector('#similar select[name=position]').value === '1'")
+    page.locator("#similar .alike img").first.evaluate("async one => await one.decode()")
+    links = page.eval_on_selector_all("#similar .alike a", "all => all.map(one => one.pathname)")
+    assert len(links) == 12 and all(one.startswith("/records/page/") for one in links)
+    assert "distance 0.00" in page.inner_text("#similar .alike li >> nth=0"), "the same picture was inspected before"
+    assert shown.endswith(page.get_attribute("#similar form", "action").removesuffix("/similar"))
+    with page.expect_response("**/similar?position=1&among=page"):
+        page.select_option("#similar select[name=position]", "1")
+    page.locator('#similar select[name=position] option:checked[value="1"]').wait_for(state="attached")
     assert page.input_value("#similar select[name=among]") == "page"
 
 
@@ -390,7 +394,8 @@ def test_every_page_in_hebrew_dark_and_on_a_phone(chromium: Any, server: PageSer
             page.goto(base(server) + path)
             assert page.get_attribute("html", "dir") == ("rtl" if language == "he" else "ltr")
             name = re.sub(r"[0-9a-f-]{36}|[^a-z]+", "-", path).strip("-") or "home"
-            page.screenshot(path=shots / f"{name}-{width}-{scheme}-{language}.png")
+            if (width, language) != (390, "he"):
+                page.screenshot(path=shots / f"{name}-{width}-{scheme}-{language}.png")
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, (path, width, language)
         context.close()
@@ -408,9 +413,9 @@ def test_axe_finds_no_serious_violation(chromium: Any, server: PageServer, place
         record = inspect(page, server, place / "rejectable.png", "recipe:plain").removeprefix(base(server))
         pages = ["/", record, f"{record}/similar", f"{record}/correct", "/live", "/history", "/statistics",
                  "/knowledge", "/knowledge/crack", "/library", "/system", "/audit?verify=1", "/nowhere"]  # fmt: skip
-        pages += ["/library/standards/house-demo?metal=aluminum&thickness=6mm"]
+        pages += ["/library/standards/astm-e802"]  # like the others, and one row long: axe looks at every cell
         pages += ["/library/references/demo/aluminum/6.35mm/gas_hole"]
-        for path in pages:
+        for path in pages if scheme == "light" else pages[1:7]:
             page.goto(base(server) + path)
             page.evaluate(axe)
             result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
@@ -524,7 +529,8 @@ def test_fuzzed_uploads_leave_the_page_as_it_was(server: PageServer, place: Path
                            (b"", "application/json")):  # fmt: skip
             answer = client.post("/inspect", content=body, headers={"content-type": kind})
             assert answer.status_code in (400, 403)
-        sent = client.post("/inspect", data={"csrf": token, "rule": "none"}, files={"picture": ("good.png", whole)})
+        good = {"csrf": token, "rule": "recipe:plain"}
+        sent = client.post("/inspect", data=good, files={"picture": ("good.png", whole)})
         assert sent.status_code == 303
 
 
