@@ -199,8 +199,8 @@ def _tuned(engine: Engine, held: Sequence[Surface], planted: Sequence[Surface], 
     temperature, bias = _calibrated(engine, planted)
     grow = (float(np.log(_GROW / (1.0 - _GROW))) - bias) * temperature
     looks = np.array([[_strongest(engine, look, grow) for look in _turned(one)] for one in held])
-    allowed = int(_MARGIN * false_alarms * looks.size)
-    seed = max(grow, float(np.sort(looks, axis=None)[::-1][allowed]) + 1e-3)
+    allowed = int(_MARGIN * false_alarms * len(held))
+    seed = max(grow, float(np.sort(looks.max(axis=1))[::-1][allowed]) + 1e-3)
     found = [_found(engine, one, grow, seed) for one in planted]
     clear = [one for one in found if one is not None]
     row = {

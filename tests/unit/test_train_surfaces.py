@@ -411,7 +411,7 @@ def test_a_surface_is_commissioned_from_good_pictures_alone(
     assert bundle.thresholds.known_scores == load(base).thresholds.known_scores
     assert not bundle.thresholds.type_seeds
     assert report["pictures"] == {"given": 24, "learned": 16, "held_out": 8, "planted": 30}
-    assert report["after"]["good_pictures_marked"]["k"] == 0, "half of 2 % of 64 looks is none"
+    assert report["after"]["good_pictures_marked"]["k"] == 0, "half of 2 % of 8 pictures is none"
     assert 0 < report["after"]["found"]["n"] <= 30 and len(report["look_at"]) == 5
     # What the line sees is what was measured: not one of the good pictures held out is marked.
     engine = OnnxEngine(bundle, threads=1)
