@@ -19,8 +19,16 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _simulated(out: Path) -> dict[str, Any]:
-    path = out / "simulated.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    """The sums of all runs on simulated time."""
+    path = out / "simulated.jsonl"
+    found: dict[str, Any] = {"faults": {}}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        run = json.loads(line)
+        for name in (name for name in run if name not in ("seed", "faults")):
+            found[name] = round(found.get(name, 0) + run[name], 2)
+        for name, count in run["faults"].items():
+            found["faults"][name] = found["faults"].get(name, 0) + count
+    return found if "parts" in found else {}
 
 
 def totals(out: Path, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:

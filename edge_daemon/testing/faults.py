@@ -63,6 +63,7 @@ __all__ = ["main"]
 
 RECOVER_S = 60.0
 SHIFT_FAULTS = 30
+SIMULATED_RUN = 10_000
 _DRAIN_S = 60.0
 _TMPFS_MB = 400
 
@@ -379,6 +380,16 @@ def campaign(
         sys.stderr.write(f"{done} faults\n")
 
 
+def _simulate(journal: Path, parts: int, seconds: float) -> None:
+    """Runs of SIMULATED_RUN parts, each with a seed of its own and a line in the file, until there are enough."""
+    until_s = time.monotonic() + seconds
+    done = list(_lines(journal))
+    while sum(run["parts"] for run in done) < parts and time.monotonic() < until_s:
+        done.append(simulate(min(SIMULATED_RUN, parts), seed=len(done) + 1))
+        with journal.open("a") as file:
+            file.write(json.dumps(done[-1]) + "\n")
+
+
 def _lines(journal: Path) -> Iterator[dict[str, Any]]:
     if journal.exists():
         for line in journal.read_text().splitlines():
@@ -391,7 +402,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("fault-campaign"))
     parser.add_argument("--faults", type=int, default=0, help="faults at real processes")
     parser.add_argument("--parts", type=int, default=0, help="parts on simulated time")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="end the real part after so long")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="end each part of it after so long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], choices=sorted(KINDS), metavar="KIND")
     parser.add_argument("--driver", default="ascii", choices=("ascii", "modbus-server", "modbus-client"))
@@ -401,8 +412,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
     if given.parts and not given.report:
-        simulated = simulate(given.parts, given.seed)
-        (given.out / "simulated.json").write_text(json.dumps(simulated, indent=1) + "\n")
+        _simulate(given.out / "simulated.jsonl", given.parts, given.seconds)
     if given.faults and not given.report:
         campaign(given.out, given.faults, given.seconds, given.seed, given.only, given.driver, given.rate,
                  given.deadline)  # fmt: skip
