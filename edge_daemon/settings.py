@@ -222,7 +222,10 @@ class Settings:
         def convert(value: Any) -> Path:
             if not isinstance(value, str) or not value:
                 raise UsageError("must be a path", hint=f'{key} = "..."')
-            return (self.path.parent / Path(value).expanduser()).resolve()
+            try:
+                return (self.path.parent / Path(value).expanduser()).resolve()
+            except (ValueError, RuntimeError, OSError) as error:  # a NUL, nobody's home, a link to itself, too long
+                raise UsageError(f"{value[:80]!r} is no path: {error}", hint=f'{key} = "..."') from None
 
         return self._take(key, default, convert)
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from edge_daemon.commands import read_command
 from edge_daemon.config import load_config
-from edge_daemon.errors import EdgeError, UsageError
+from edge_daemon.errors import ConfigError, EdgeError, UsageError
 from edge_daemon.images import load_labels, load_picture
 from edge_daemon.line.ascii import TelegramReader
 from edge_daemon.line.modbus import ModbusServerDriver
@@ -115,6 +115,13 @@ def test_the_unchanged_inputs_are_good(tmp_path: Path) -> None:
     assert load_config(tmp_path / "line.toml").commands is not None
     (tmp_path / "recipe.toml").write_text(RECIPE)
     assert load_recipe(tmp_path / "recipe.toml").zones[0].name == "z"
+
+
+@pytest.mark.parametrize("word", ["\\u0000", "~nobody-of-this-name/x"])
+def test_what_fuzzing_found_a_word_that_is_no_path(word: str, tmp_path: Path) -> None:
+    (tmp_path / "line.toml").write_text(LINE.replace('recipe = "housing.toml"', f'recipe = "{word}"'))
+    with pytest.raises(ConfigError, match=r"line\.toml:3: \[station\] recipe: .* is no path"):
+        load_config(tmp_path / "line.toml")
 
 
 @fuzz(60)
