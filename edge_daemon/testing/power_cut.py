@@ -102,8 +102,8 @@ def _examine(path: Path, told: list[str]) -> Cuts:
             if not {"ticket": stored or record_id in tickets, "draft": stored or record_id in drafts,
                     "record": stored}[what]:  # fmt: skip
                 lost += 1
-        for number in range(1, RECORDS + 1):
-            ticket, record = _record(number)
+        for part_id in range(1, RECORDS + 1):
+            ticket, record = _record(part_id)
             bank.open_ticket(ticket, "cut")
             bank.store(record, "cut/result", json.dumps(record.document).encode())
         doubled += len(bank.history(limit=100)) != RECORDS or bank.outbox_state()[0] != RECORDS
