@@ -31,6 +31,8 @@ class LineOptions:
     without a heartbeat of its own. unit_id: Modbus address 1..247, ours (modbus-server) or
     the PLC's (modbus-client). base_address: of the PLC's first register (modbus-client). trigger_input: one of
     TRIGGER_INPUTS, and pulse_s: how long PASS is on (discrete). capacity: tickets kept without a durable record.
+    held_s: how long the PLC may hold a trigger up that nobody takes, 0 for deadline_s + 0.5 s: for so long after the
+    port was opened no trigger is known to be fresh, and none can pass.
     """
 
     driver: str
@@ -48,6 +50,7 @@ class LineOptions:
     lease_s: float = 0.5
     plc_silence_s: float = 1.0
     capacity: int = 65_536
+    held_s: float = 0.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -146,6 +149,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("lease_s", 0.05, 5),
     ("plc_silence_s", 0.1, 60),
     ("capacity", 1, 1_000_000),
+    ("held_s", 0, 60),
 )
 
 

@@ -195,6 +195,10 @@ class LineProcess:
 
     def _on_port(self, connected: bool) -> None:
         if connected:
+            # The PLC may have raised a trigger long ago and repeat it until somebody takes it: its arrival says nothing
+            # of its age, and its frame may be gone. Until each such trigger is beyond its deadline, none is fresh.
+            held_s = self._options.held_s or self._options.deadline_s + REPEAT_S
+            self._stale_until_ns = max(self._stale_until_ns, self._now() + round(held_s * 1e9))
             self._driver.open(self._port)
             self._was_ready = False
             self._driver.heartbeat(self._beat, ready=False, fault=True)

@@ -55,7 +55,7 @@ PLC_DEADLINE_STEPS = 3
 PLC_BEAT_STEPS = 3
 ENABLE, TRIGGER, ACK = 2, 4, 8
 PASS, FAIL = ResultNote("PASS"), ResultNote("FAIL", "LIMIT_EXCEEDED")
-_OPTIONS = LineOptions("modbus-server", "-", "-", DEADLINE_STEPS * 0.1, lease_s=LEASE_STEPS * 0.1)
+_OPTIONS = LineOptions("modbus-server", "-", "-", DEADLINE_STEPS * 0.1, lease_s=LEASE_STEPS * 0.1, held_s=0.1)
 
 
 class Violation(AssertionError):
@@ -584,6 +584,7 @@ def _running_station() -> World:
     is reachable from here as well: everything may be lost."""
     world = World().clone()
     world._port(True)
+    world.line._stale_until_ns = 0  # it has been there for long enough
     world._attach()
     world._health(True)
     for _ in range(2):

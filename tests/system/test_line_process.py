@@ -342,7 +342,7 @@ def test_daemon_killed_mid_part(tmp_path: Path, driver: str) -> None:
 
 
 def test_a_ticket_still_open_on_reconnect_cannot_be_permitted(tmp_path: Path) -> None:
-    with line_of(tmp_path, "ascii", deadline_s=5) as line, line.plc(deadline_s=1.0) as plc:
+    with line_of(tmp_path, "ascii", deadline_s=5, held_s=0.001) as line, line.plc(deadline_s=1.0) as plc:
         line.client().close()
         time.sleep(0.5)  # for the line process to notice; before, the ticket would be that daemon's and be lost with it
         assert until(lambda: plc._master._serial is not None)  # type: ignore[attr-defined]
@@ -452,7 +452,7 @@ def test_garbage_on_the_wire(tmp_path: Path, driver: str) -> None:
 
 
 def test_repeated_trigger_opens_one_ticket(tmp_path: Path) -> None:
-    with line_of(tmp_path, "ascii") as line:
+    with line_of(tmp_path, "ascii", held_s=0.001) as line:
         daemon = line.daemon(lambda _: None)
         assert until(lambda: daemon.client.state is not None and daemon.client.state.port_open)
         for _ in range(3):
@@ -614,7 +614,7 @@ def test_sigterm_ends_cleanly_and_tells_systemd(tmp_path: Path, monkeypatch: pyt
         systemd.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "200000")
-        with line_of(tmp_path, "ascii") as line, line.plc() as plc:
+        with line_of(tmp_path, "ascii", held_s=0.001) as line, line.plc() as plc:
             daemon = line.daemon(lambda _: None)
             assert plc.wait_ready(5)
             plc.trigger(1)

@@ -43,7 +43,7 @@ class Line:
 
     def __init__(self, folder: Path, wire: PtyPair) -> None:
         self.wire = wire
-        self.options = LineOptions("ascii", wire.device_path, str(folder / "line.sock"), 5.0)
+        self.options = LineOptions("ascii", wire.device_path, str(folder / "line.sock"), 5.0, held_s=0.001)
         self.file = folder / "line.sock.unsettled.json"
         self.log = folder / "line.log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -38,8 +38,11 @@ def on_a_loop(folder: Path, act: Callable[[LineProcess, Clock, Callable[[], sock
 
     async def main() -> list[Any]:
         clock = Clock()
-        process = LineProcess(LineOptions("ascii", wire.device_path, str(folder / "s"), DEADLINE_S), clock)
+        options = LineOptions("ascii", wire.device_path, str(folder / "s"), DEADLINE_S, held_s=0.001)
+        process = LineProcess(options, clock)
         process.start()
+        await turns()
+        clock.now_ns += 2 * MS
 
         def daemon() -> socket.socket:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
