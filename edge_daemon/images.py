@@ -37,6 +37,7 @@ from .records import read_only
 __all__ = [
     "PICTURE_SUFFIXES",
     "Picture",
+    "dicom_troubles",
     "highlight",
     "load_labels",
     "load_picture",
@@ -441,3 +442,14 @@ def _decode_indices(data: bytes, header: _Header) -> NDArray[np.uint8]:
     if indices.shape != (header.height_px, header.width_px):
         raise _damaged()
     return indices
+
+
+def dicom_troubles() -> tuple[type[Exception], ...]:
+    """What pydicom raises for a file that is damaged, cut short or made to annoy. Of a compression that it cannot decode
+    it says NotImplementedError, which is not among them. Needs pydicom."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        InvalidDicomError, BytesLengthException, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+        AssertionError, EOFError, OSError, struct.error, zlib.error,
+    )  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, MissingExtra, UsageError
+from ..images import dicom_troubles
 from .edges import find_step, fit_edge
 from .find import grey_float
 
@@ -216,6 +217,7 @@ def dicom_spacing(path: Path, *, magnification_known: bool = False) -> DicomSpac
         from pydicom.errors import InvalidDicomError
     except ImportError:
         raise MissingExtra("reading DICOM and DICONDE files", "dicom") from None
+    trouble: tuple[type[Exception], ...] = (*dicom_troubles(), NotImplementedError)
     try:
         data = pydicom.dcmread(path, stop_before_pixels=True)
         size = int(data.get("Columns", 0)), int(data.get("Rows", 0))
@@ -228,7 +230,7 @@ def dicom_spacing(path: Path, *, magnification_known: bool = False) -> DicomSpac
         raise ImageError(f"{path} is not a DICOM file", hint="give a DICOM or DICONDE file") from None
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}", hint="check the path") from None
-    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as error:
+    except trouble as error:
         raise ImageError(f"{path}: its tags cannot be read: {error}", hint="export the file again") from None
     if min(size) < 1:
         raise ImageError(f"{path}: Rows and Columns are missing", hint="give an image file, not a report or directory")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageError, MissingExtra
-from ..images import Picture, load_picture
+from ..images import Picture, dicom_troubles, load_picture
 from ..records import read_only
 
 __all__ = ["POLARITIES", "is_dicom", "load_mask", "load_plate"]
@@ -103,7 +103,7 @@ def _load_dicom(path: Path) -> Picture:
         if wrong:
             raise ImageError(f"picture {path}: {wrong}", hint="export one grey frame of 8 to 16 bit, unsigned")
         pixels = np.ascontiguousarray(tags.pixel_array)
-    except (pydicom.errors.InvalidDicomError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+    except dicom_troubles() as error:
         raise ImageError(f"picture {path}: is damaged or cut short: {error}", hint="export the file again") from None
     except (NotImplementedError, RuntimeError) as error:
         # pydicom names the decoders that it lacks for a compressed file.

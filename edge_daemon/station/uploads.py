@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import EdgeError, ImageError, MissingExtra
-from ..images import Picture, load_picture
+from ..images import Picture, dicom_troubles, load_picture
 from ..references.pictures import load_plate
 from .options import Limits
 
@@ -135,8 +135,7 @@ def _check_dicom(data: bytes, name: str, limits: Limits) -> None:
         import pydicom
     except ImportError:
         raise MissingExtra(f"reading the DICOM file {name}", "station") from None
-    trouble = (pydicom.errors.InvalidDicomError, ValueError, TypeError, LookupError, AttributeError, OSError,
-               NotImplementedError, RecursionError)  # fmt: skip
+    trouble: tuple[type[Exception], ...] = (*dicom_troubles(), NotImplementedError, RecursionError)
     try:
         # A deflated file may inflate to any size: it is refused by its head alone, which is never deflated.
         if _DEFLATED in data[:_META_BYTES]:

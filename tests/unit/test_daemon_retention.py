@@ -36,7 +36,7 @@ def test_old_records_go_and_trouble_is_said_once(
             then.setattr("edge_daemon.memory.journal.utc_now", lambda: "2001-01-01T00:00:00.000Z")
             for _ in range(3):
                 bank.store(Record(new_record_id(), 1, "s", "2001-01-01T00:00:00.000Z", Outcome.FAIL, "FAIL", {}))
-        daemon = Daemon(SimpleNamespace(memory=SimpleNamespace(retention=Policy(records_days=30))))  # type: ignore[arg-type]
+        daemon = Daemon(SimpleNamespace(sha256="", memory=SimpleNamespace(retention=Policy(records_days=30))))  # type: ignore[arg-type]
         daemon._bank = bank
         real, calls = bank.clean, []
 
@@ -66,7 +66,7 @@ def test_a_session_that_cannot_be_noted_does_not_stop_the_new_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with MemoryBank(tmp_path / "memory.db") as bank:
-        daemon = Daemon(SimpleNamespace(station="cell-1"))  # type: ignore[arg-type]
+        daemon = Daemon(SimpleNamespace(sha256="", station="cell-1"))  # type: ignore[arg-type]
         daemon._bank = bank
         seals = SimpleNamespace(engine="e", config=None)
         station = SimpleNamespace(name="housing-b", engine=SimpleNamespace(name="castings"), seals=seals)
