@@ -445,8 +445,8 @@ def _decode_indices(data: bytes, header: _Header) -> NDArray[np.uint8]:
 
 
 def dicom_troubles() -> tuple[type[Exception], ...]:
-    """What pydicom raises for a file that is damaged, cut short or made to annoy. NotImplementedError is not among them:
-    that is a compression which it cannot decode. Needs pydicom."""
+    """What pydicom raises for a file that is damaged, cut short or made to annoy; not the NotImplementedError of a
+    compression that it cannot decode. Needs pydicom."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     return (
