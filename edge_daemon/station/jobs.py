@@ -272,3 +272,5 @@ def step_back(steps: int) -> None:
         with contextlib.suppress(OSError):
             now = os.getpriority(os.PRIO_PROCESS, 0)
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, now + steps))
+            # What is left over, and not a small share: a page that waits costs nothing, a late permit costs a part.
+            os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
