@@ -7,7 +7,9 @@ they are stamped with the last moment at which the queue was known to be empty, 
 
 With a software trigger two things more are needed. After a time-out the late frame of the old trigger would arrive
 after the new trigger was fired, so the stream is stopped and started (which drops exposures under way) before the next
-one is fired. And a dead camera holds up the one who fires for seconds (GigE Vision repeats its commands), so a second
+one is fired. A trigger command repeated into the void may even reach a camera that has just been started again, whose
+frame of it would pass for the answer to the next trigger: a stream that has just been opened is watched until it is
+quiet, and restarted, before it takes a trigger. And a dead camera holds up the one who fires for seconds (GigE Vision repeats its commands), so a second
 thread fires and ``grab`` keeps its time.
 """
 
@@ -38,6 +40,10 @@ _LOG = logging.getLogger("edge_daemon.capture")
 _SLICE_S = 0.05
 #: A driver call that took this much longer than asked was held up, not waiting.
 _HELD_UP_NS = 50_000_000
+#: So long must a triggered stream be quiet after it was opened: a camera begins a trigger it still holds within this.
+_QUIET_S = 0.25
+#: The most a stream that is never quiet may deliver before its trigger must be taken for switched off.
+_STRAY_FRAMES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ class StreamCamera(ABC):
     A subclass connects (``_connect``), waits for one delivery (``_fetch``), fires (``_await_ready``, ``_fire``),
     restarts the stream (``_restart_stream``) and lets go (``_disconnect``); it turns its library's errors into
     CameraError. ``_connect`` and ``_disconnect`` run in the thread that opens or closes, ``_fetch`` and
-    ``_restart_stream`` in the reader thread, ``_await_ready`` and ``_fire`` in the shooter thread.
+    ``_restart_stream`` in the reader thread (for a triggered stream just opened: in the opening one, before there is a
+    reader), ``_await_ready`` and ``_fire`` in the shooter thread.
     """
 
     def __init__(
@@ -151,6 +158,8 @@ class StreamCamera(ABC):
                 self.close()
             try:
                 self._connect()
+                if self._software_trigger:
+                    self._quieten()
             except BaseException:
                 self._disconnect()
                 raise
@@ -226,6 +235,26 @@ class StreamCamera(ABC):
                 self._state.wait(left_s)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _quieten(self) -> None:
+        """Leave nothing in a stream just opened that another trigger than ours has begun; CameraError where it streams.
+
+        When nothing came for a while, no trigger waits in the camera; the restart then drops an exposure under way.
+        """
+        for _ in range(_STRAY_FRAMES):
+            until_ns = time.monotonic_ns() + round(_QUIET_S * 1e9)
+            while (left_s := (until_ns - time.monotonic_ns()) / 1e9) > 0:
+                if self._fetch(min(left_s, _SLICE_S)) is not None:
+                    _LOG.info("camera %s: a frame nobody asked for, while opening", self._identity)
+                    break
+            else:
+                self._restart_stream()
+                return
+        raise CameraError(
+            f"camera {self._identity} delivers frames without being triggered",
+            code="CAMERA",
+            hint="switch its trigger mode on, let no other program trigger it, or configure it as free-running",
+        )
 
     def _raise_if_down(self) -> None:
         if self._failure is not None:

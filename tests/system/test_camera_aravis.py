@@ -203,6 +203,30 @@ def test_a_killed_camera_never_holds_up_a_grab_and_is_taken_back() -> None:
         assert number(frame.pixels) < 100  # of the new camera
 
 
+def test_a_trigger_repeated_into_the_void_answers_nobody() -> None:
+    """GVCP repeats an unanswered trigger for 2.5 s; a camera started meanwhile takes it, and exposes before our own."""
+    Fake.serve("--size", "320x240")
+    for _ in range(3):
+        with ReconnectingCamera(make_camera("aravis", AravisOptions("127.0.0.1")), CapturePolicy(retry_s=0.1)) as camera:
+            camera.grab(5.0, after_ns=time.monotonic_ns())
+            Fake.kill()
+            until_s = time.monotonic() + 20
+            while (trouble := camera.trouble()) is None or trouble.code != "LOST":
+                assert time.monotonic() < until_s
+                with pytest.raises(CameraError):
+                    camera.grab(0.1, after_ns=time.monotonic_ns())
+            Fake.serve("--size", "320x240")
+            until_s = time.monotonic() + 25
+            while camera.trouble() is not None:
+                assert time.monotonic() < until_s
+                time.sleep(0.001)
+            time.sleep(0.5)  # in which a trigger of the dead connection would have been exposed and delivered
+            before = camera.discarded
+            after_ns = time.monotonic_ns()
+            assert exposed_ns(camera.grab(5.0, after_ns=after_ns).pixels) > after_ns
+            assert camera.discarded == before == 0
+
+
 class Listener:
     """Everything sent in this network, seen from below IP: destination addresses of UDP packets."""
 

@@ -59,23 +59,23 @@ def records(rig: Rig) -> dict[int, list[dict]]:
 
 @pytest.mark.parametrize("driver", ["ascii", "modbus-server"])
 def test_the_planted_verdicts_reach_the_plc_and_the_memory(frames: list[Path], tmp_path: Path, driver: str) -> None:
-    with Rig(tmp_path, frames, recipe=RECIPE, driver=driver, deadline_s=1.5, plc_deadline_s=1.7,
-             settings={"camera": 'max_delay = "500 ms"'}) as rig:  # fmt: skip
+    with Rig(tmp_path, frames, recipe=RECIPE, driver=driver, deadline_s=5.0, plc_deadline_s=5.5,
+             settings={"camera": 'max_delay = "4 s"'}) as rig:  # fmt: skip
         rig.start_daemon()
         with rig.plc() as plc:
             assert plc.wait_ready(15)
-            decided = [plc.wait_decided(plc.trigger(), 5) for _ in range(8)]
+            decided = [plc.wait_decided(plc.trigger(), 8) for _ in range(8)]
         assert decided == [True, False, True, False] * 2
         assert eventually(lambda: len(records(rig)) == 8)
         assert rig.stop_daemon() == 0
     for part_id, documents in records(rig).items():
         (document,) = documents
-        assert document["result"] == ("PASS" if decided[part_id - 1] else "FAIL")
+        assert document["outcome"] == ("PASS" if decided[part_id - 1] else "FAIL"), document["reasons"]
         assert document["station"] == "demo"
         assert document["trigger_utc"]
-        if document["result"] == "PASS":
+        if document["outcome"] == "PASS":
             assert document["gate"]["permitted"] is True
-            assert 0 < document["gate"]["decision_ms"] < 1500
+            assert 0 < document["gate"]["decision_ms"] < 5000
         else:
             folder = next((tmp_path / "pictures").glob(f"*/{document['record_id']}"))
             assert {path.name for path in folder.iterdir()} == {"frame.png", "labels.png", "highlight.png"}

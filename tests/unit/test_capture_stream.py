@@ -90,6 +90,8 @@ def _shooter(**options: object) -> Driver:
     for name, value in options.items():
         setattr(made, name, value)
     made.open()
+    assert made.restarts == 1, "nothing begun before may answer the first trigger"
+    made.restarts = 0
     return made
 
 
