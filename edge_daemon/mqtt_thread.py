@@ -11,6 +11,7 @@ import random
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 
 from .errors import ConfigError, StorageError
 from .mqtt import CONNECT_TIMEOUT_S, Connection, ConnectionOver, MqttOptions
@@ -25,7 +26,7 @@ _BACK_OFF_REFUSED_S = 30.0  # a wrong password must not look like an attack
 _STABLE_S = 10.0  # a connection that lasted this long starts the next back-off from the beginning
 
 
-class MqttThread:
+class MqttThread(ABC):
     """``start`` once, ``stop`` once. ``connected``: the broker has accepted the login; ``last_error``: "" when well."""
 
     def __init__(self, name: str, options: MqttOptions) -> None:
@@ -61,13 +62,13 @@ class MqttThread:
 
     # ---------------------------------------------------------------- what a subclass says
 
+    @abstractmethod
     def _open(self) -> Connection:
         """A new connection with its will and client id."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _serve(self, connection: Connection) -> None:
         """Called once the broker has accepted the login; returns after ``_stopping`` was set and goodbye said."""
-        raise NotImplementedError
 
     # ---------------------------------------------------------------- the thread
 

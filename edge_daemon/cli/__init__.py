@@ -91,6 +91,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number in this range."""
+
+    def convert(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return convert
+
+
 def add_common(parser: argparse.ArgumentParser, *, results: bool = True) -> None:
     """Options every command has."""
     if results:

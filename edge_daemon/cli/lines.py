@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError, UsageError
-from . import add_common, emit
-
-
-def _whole(low: int, high: int) -> Any:
-    def convert(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
-        return int(text)
-
-    return convert
+from . import add_common, emit, whole
 
 
 def register(commands: Any) -> None:
@@ -29,7 +20,7 @@ def register(commands: Any) -> None:
         description="A simulated conveyor of aluminium castings: camera, engine, judge, PLC, broker, memory, page.",
         epilog="example: edge-daemon demo --parts 60 --rate 60/min",
     )
-    demo.add_argument("--parts", type=_whole(1, 1_000_000), default=60, metavar="N", help="how many parts (60)")
+    demo.add_argument("--parts", type=whole(1, 1_000_000), default=60, metavar="N", help="how many parts (60)")
     demo.add_argument("--rate", default="60/min", metavar="PPM", help="parts a minute (60/min; 300 or 5/s work too)")
     demo.add_argument(
         "--driver", default="ascii", choices=["ascii", "modbus-server", "modbus-client"], help="how the PLC speaks"

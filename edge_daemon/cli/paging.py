@@ -10,25 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, MissingExtra, UsageError
-from . import add_common, emit
+from . import add_common, emit, whole
 
 if TYPE_CHECKING:
     from ..station.options import StationOptions
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
-    return int(text)
-
-
-def _small(low: int, high: int) -> Any:
-    def convert(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
-        return int(text)
-
-    return convert
 
 
 def register(commands: Any) -> None:
@@ -41,7 +26,7 @@ def register(commands: Any) -> None:
         epilog="example: edge-daemon station --config /etc/edge-daemon/line.toml --port 7860",
     )
     station.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (127.0.0.1)")
-    station.add_argument("--port", type=_port, default=7860, metavar="N", help="port (7860); 0 takes a free one")
+    station.add_argument("--port", type=whole(0, 65535), default=7860, metavar="N", help="7860; 0 takes a free one")
     station.add_argument("--data", type=Path, metavar="DIR", help="the page's own records, pictures and audit trail")
     line = station.add_argument_group("the line beside it")
     line.add_argument("--config", type=Path, metavar="line.toml", help="its memory bank, recipe, engine and /metrics")
@@ -53,8 +38,8 @@ def register(commands: Any) -> None:
     )
     offer.add_argument("--engine", action="append", default=[], metavar="E", help="only this engine; may be repeated")
     offer.add_argument("--backend", choices=["auto", "onnxruntime", "tensorrt"], help="of the engine (auto)")
-    offer.add_argument("--threads", type=_small(1, 64), metavar="N", help="CPU threads of the engine (1)")
-    offer.add_argument("--nice", type=_small(0, 19), metavar="N",
+    offer.add_argument("--threads", type=whole(1, 64), metavar="N", help="CPU threads of the engine (1)")
+    offer.add_argument("--nice", type=whole(0, 19), metavar="N",
                        help="by how much the page is nicer than it was started (15 beside a line, else 0)")  # fmt: skip
     secure = station.add_argument_group("who may use it")
     secure.add_argument("--users", type=Path, metavar="FILE", help="file of users; without it there is one key")

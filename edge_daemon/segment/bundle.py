@@ -33,7 +33,7 @@ from .onnx_bytes import NotOnnxError, external_tensors
 from .prepare import VIEWS
 from .reader import Reader
 from .sealed import open_document, parse_json, seal_document, sha256_hex, write_atomically
-from .texture import TEXTURE_PLANES, Texture, texture_from
+from .texture import TEXTURE_KEYS, TEXTURE_PLANES, Texture, texture_from
 
 __all__ = ["FILES", "MANIFEST", "POLARITIES", "Bundle", "InputSpec", "Qualified", "Thresholds", "load", "seal"]
 
@@ -47,7 +47,6 @@ _SCHEMA = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _MAX_BYTES = {"model.onnx": 2**30}
 _MAX_BYTES_OTHER = 2**26
-_TEXTURE_KEYS = ("mean", "scale", "centres", "whitening")
 _MAX_TYPES = 254  # a label is one byte; 0 is sound and 255 unknown
 
 
@@ -414,10 +413,10 @@ def _parse_thresholds(reader: Reader, types: tuple[str, ...]) -> Thresholds:
     texture = None
     if "texture" in reader.document:
         texture_reader = reader.sub("texture")
-        texture = texture_from({key: texture_reader.any(key) for key in _TEXTURE_KEYS}, len(types))
+        texture = texture_from({key: texture_reader.any(key) for key in TEXTURE_KEYS}, len(types))
         texture_reader.done()
         if texture is None:
-            raise reader.wrong("texture", "...", f"{', '.join(_TEXTURE_KEYS)} of finite numbers for {len(types)} types")
+            raise reader.wrong("texture", "...", f"{', '.join(TEXTURE_KEYS)} of finite numbers for {len(types)} types")
     gate = reader.sub("gate")
     thresholds = Thresholds(
         temperature=reader.number("temperature", 1e-3, 1e3),

@@ -25,6 +25,7 @@ __all__ = [
     "LEVELS",
     "MARGIN_PX",
     "SIZE",
+    "TEXTURE_KEYS",
     "TEXTURE_PLANES",
     "Texture",
     "describe",
@@ -42,6 +43,8 @@ _PER_LEVEL = 5
 TEXTURE_PLANES = _FIRST + _PER_LEVEL * LEVELS
 #: Length of a description.
 SIZE = TEXTURE_PLANES + 3
+#: Fields of a ``Texture``, as ``thresholds.json`` names them.
+TEXTURE_KEYS = ("mean", "scale", "centres", "whitening")
 #: Grey in [0, 1] is multiplied by this before it is filtered: squares of faint gradients survive half precision.
 GREY_SCALE = 64.0
 #: So much around the box of a region belongs to its description.
@@ -122,7 +125,7 @@ def describe(
 def texture_from(document: Mapping[str, Sequence[object]], types: int) -> Texture | None:
     """The texture of a ``thresholds.json``; None if its shapes do not fit or a value is not finite."""
     try:
-        arrays = [np.asarray(document[key], np.float64) for key in ("mean", "scale", "centres", "whitening")]
+        arrays = [np.asarray(document[key], np.float64) for key in TEXTURE_KEYS]
     except (TypeError, ValueError):
         return None
     wanted = [(SIZE,), (SIZE,), (types, SIZE), (types, SIZE, SIZE)]

@@ -100,7 +100,7 @@ class _Reader:
     def regions(self, one: Surface) -> list[_Region]:
         """The marked regions of a picture that lie on truth."""
         bundle, thresholds = self.bundle, self.bundle.thresholds
-        planes = prepare(np.round(one.grey * 255.0).astype(np.uint8), VIEWS, LOCAL_SIGMA_PX)
+        planes = prepare(one.pixels, VIEWS, LOCAL_SIGMA_PX)
         tensors = run_tiled(self.engine.infer, planes, bundle.input)
         coverage = coverage_from_logits(tensors.defect[0, 0], thresholds)
         blobs, names = named_blobs(coverage, tensors, bundle.types, thresholds)
@@ -204,14 +204,10 @@ def _all_regions(reader: _Reader, surfaces: Iterable[Surface]) -> list[_Region]:
     return [region for one in surfaces for region in reader.regions(one)]
 
 
-def _pixels(one: Surface) -> NDArray[np.uint8]:
-    return np.round(one.grey * 255.0).astype(np.uint8)
-
-
 def _marked_on_truth(reader: _Reader, surfaces: Sequence[Surface]) -> list[bool]:
     hits = []
     for one in surfaces:
-        answer = see(reader.engine, _pixels(one))
+        answer = see(reader.engine, one.pixels)
         hits.append(bool(((answer.labels > 0) & (one.labels > 0) & (one.labels != IGNORED)).any()))
     return hits
 
@@ -221,7 +217,7 @@ def _sound_marked(reader: _Reader, surfaces: Sequence[Surface]) -> dict[str, Any
     for one in surfaces:
         windows = sound_crops(one.labels)
         if windows:
-            answer = see(reader.engine, _pixels(one))
+            answer = see(reader.engine, one.pixels)
             marked += sum(bool(answer.labels[window].any()) for window in windows)
             total += len(windows)
     return proportion(marked, total)

@@ -81,9 +81,15 @@ def index_folder(
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every plain, visible file below the folder, sorted; links to folders are not followed."""
-    found = []
-    for root, folders, names in os.walk(folder):
+    """Every visible file below the folder, sorted. Links to folders are followed, but into no folder twice."""
+    found: list[Path] = []
+    entered: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(found)

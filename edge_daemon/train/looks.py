@@ -16,7 +16,7 @@ from ..segment.bundle import Thresholds
 from ..segment.prepare import prepare
 from ..segment.protocol import Engine, Tensors
 from ..segment.see import coverage_from_logits, find_blobs, split_types
-from ..segment.texture import SIZE, Texture, describe
+from ..segment.texture import SIZE, TEXTURE_KEYS, Texture, describe
 from ..segment.tiling import run_tiled
 from .surface_pictures import Surface
 
@@ -109,4 +109,4 @@ def texture_document(texture: Texture) -> dict[str, Any]:
         flat: Sequence[float] = [float(f"{value:.{_DIGITS}g}") for value in values.reshape(-1).tolist()]
         return np.array(flat).reshape(values.shape).tolist()
 
-    return {key: written(getattr(texture, key)) for key in ("mean", "scale", "centres", "whitening")}
+    return {key: written(getattr(texture, key)) for key in TEXTURE_KEYS}

@@ -111,7 +111,7 @@ def _check_export(new: Sequence[Any], tested: Sequence[Labelled], types: Sequenc
 
 
 def _bytes_of(one: Any) -> bytes:
-    return bytes(np.round(one.grey * 255.0).astype(np.uint8).tobytes())
+    return bytes(one.pixels.tobytes())
 
 
 def _carried(bundle: Bundle) -> dict[str, Any]:

@@ -194,8 +194,7 @@ def look_at(pictures: Sequence[Surface], types: int) -> Callable[[CastingNet], d
 
 
 def _padded(one: Surface) -> tuple[Any, Any]:
-    pixels = np.round(one.grey * 255.0).astype(np.uint8)
-    views = prepare(pixels, VIEWS, LOCAL_SIGMA_PX)
+    views = prepare(one.pixels, VIEWS, LOCAL_SIGMA_PX)
     bottom, right = (-side % MULTIPLE_OF_PX for side in one.labels.shape)
     return (np.pad(views, ((0, 0), (0, bottom), (0, right)), "reflect"),
             np.pad(one.labels, ((0, bottom), (0, right)), constant_values=IGNORED))  # fmt: skip

@@ -44,6 +44,11 @@ class Surface:
     kind: int | None
     weak: bool
 
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture in 8 bit: what the line shows the network."""
+        return np.round(self.grey * 255.0).astype(np.uint8)
+
 
 def read_surfaces(pictures: Iterable[Labelled], types: Sequence[str]) -> list[Surface]:
     """The pictures with labels in terms of ``types``; what belongs to another type is IGNORED."""

@@ -500,6 +500,16 @@ def test_table_reads_masks_boxes_groups_and_splits(tmp_path: Path) -> None:
     assert [one.name for one in open_folder(tmp_path, split="train")] == ["images/s0.png", "images/s1.png"]
 
 
+def test_pictures_may_lie_behind_a_link(tmp_path: Path) -> None:
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    picture(elsewhere / "a.png", 1)
+    mask(site / "masks" / "a.png", {(3, 4): 255})
+    (site / "images").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(elsewhere)  # a circle must not be walked for ever
+    text(site / "images.csv", "image,class,group,split\na,scratches,1,train\n")
+    assert [one.name for one in open_folder(site)] == ["images/a.png"]
+
+
 @pytest.mark.parametrize(
     ("images", "boxes", "match"),
     [
