@@ -8,9 +8,9 @@ they are stamped with the last moment at which the queue was known to be empty, 
 With a software trigger three things more are needed. After a time-out the late frame of the old trigger would arrive
 after the new trigger was fired, so the stream is stopped and started (which drops exposures under way) before the next
 one is fired. A trigger command repeated into the void may reach a camera that has just been started again, and its
-frame would pass for the answer to the next trigger: a stream that has just been opened is watched until it is quiet, and
-restarted, before it takes a trigger. And a dead camera holds up the one who fires for seconds (GigE Vision repeats its
-commands), so a second thread fires and ``grab`` keeps its time.
+frame would pass for the answer to the next trigger: a stream that has just been opened is watched until it is quiet,
+and restarted, before it takes a trigger. And a dead camera holds up the one who fires for seconds (GigE Vision repeats
+its commands), so a second thread fires and ``grab`` keeps its time.
 """
 
 from __future__ import annotations

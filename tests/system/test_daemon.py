@@ -33,8 +33,8 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def rig(frames: list[Path], tmp_path: Path) -> Iterator[Rig]:
-    with Rig(tmp_path / "station", frames, recipe=RECIPE, deadline_s=1.5, plc_deadline_s=1.7,
-             settings={"camera": 'max_delay = "500 ms"'}) as one:  # fmt: skip
+    with Rig(tmp_path / "station", frames, recipe=RECIPE, deadline_s=2.5, plc_deadline_s=2.8,
+             settings={"camera": 'max_delay = "2400 ms"'}) as one:  # fmt: skip
         yield one
 
 
@@ -232,8 +232,8 @@ def test_what_was_recorded_before_a_kill_reaches_the_broker_once(frames: list[Pa
             stdout=sink, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            with Rig(tmp_path / "s", frames, recipe=RECIPE, broker=broker, deadline_s=1.5, plc_deadline_s=1.7,
-                     settings={"camera": 'max_delay = "500 ms"'}) as rig:  # fmt: skip
+            with Rig(tmp_path / "s", frames, recipe=RECIPE, broker=broker, deadline_s=2.5, plc_deadline_s=2.8,
+                     settings={"camera": 'max_delay = "2400 ms"'}) as rig:  # fmt: skip
                 rig.start_daemon()
                 with rig.plc() as plc:
                     assert plc.wait_ready(15)

@@ -42,8 +42,8 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def rig(frames: list[Path], tmp_path: Path) -> Iterator[Rig]:
-    with Rig(tmp_path / "station", frames, recipe=RECIPE, deadline_s=1.5, plc_deadline_s=1.7,
-             settings={"camera": 'max_delay = "500 ms"'}) as one:  # fmt: skip
+    with Rig(tmp_path / "station", frames, recipe=RECIPE, deadline_s=2.5, plc_deadline_s=2.8,
+             settings={"camera": 'max_delay = "2400 ms"'}) as one:  # fmt: skip
         yield one
 
 
@@ -294,8 +294,8 @@ def test_a_reload_keeps_the_seal_of_the_config_in_force(rig: Rig) -> None:
 
 
 def test_a_recipe_the_plc_did_not_ask_for_is_not_judged(frames: list[Path], tmp_path: Path) -> None:
-    with Rig(tmp_path, frames, recipe=RECIPE, deadline_s=1.5, plc_deadline_s=1.7,
-             settings={"camera": 'max_delay = "500 ms"', "station": "recipe_number = 9"}) as rig:  # fmt: skip
+    with Rig(tmp_path, frames, recipe=RECIPE, deadline_s=2.5, plc_deadline_s=2.8,
+             settings={"camera": 'max_delay = "2400 ms"', "station": "recipe_number = 9"}) as rig:  # fmt: skip
         rig.start_daemon()
         with rig.plc() as plc:
             assert plc.wait_ready(15)

@@ -27,8 +27,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, planted in enumerate(PLANTED):
         frames.append(folder / f"{number}.png")
         write_png_atomic(frames[-1], conveyor_part(985_000 + number, planted).pixels)
-    with Rig(folder / "s", frames, recipe=RECIPE, deadline_s=1.5, plc_deadline_s=1.7,
-             settings={"camera": 'max_delay = "500 ms"', "memory": 'keep = "all"'}) as rig:  # fmt: skip
+    with Rig(folder / "s", frames, recipe=RECIPE, deadline_s=2.5, plc_deadline_s=2.8,
+             settings={"camera": 'max_delay = "2400 ms"', "memory": 'keep = "all"'}) as rig:  # fmt: skip
         rig.start_daemon()
         with rig.plc() as plc:
             assert plc.wait_ready(15)
