@@ -30,7 +30,7 @@ from .fitting import Plan, fit_network
 from .labelled import Labelled, open_folder
 from .reopen import reopen
 from .surface_calibrate import SurfaceLimits
-from .surface_fit import held, look_at, seal_surface, some_of
+from .surface_fit import held_parts, look_at, seal_surface, some_of
 from .surface_pictures import read_surfaces, surface_batch
 
 __all__ = ["ALLOWED_LOSS", "compare", "next_version", "promote", "reinforce"]
@@ -64,11 +64,12 @@ def reinforce(
     taught = open_folder(on, split=split)
     every = read_surfaces(taught, bundle.types)
     new = read_surfaces(open_folder(export), bundle.types)
+    held = held_parts(every)
     tested = [one for one in (open_folder(on, split=test_split) if test_split else taught)
-              if test_split or held(one.part)]  # fmt: skip
+              if test_split or one.part in held]  # fmt: skip
     _check_export(new, tested, types, bundle)
-    learn = [one for one in every if not held(one.part)] + new
-    kept = [one for one in every if held(one.part)]
+    learn = [one for one in every if one.part not in held] + new
+    kept = [one for one in every if one.part in held]
     wanted = {bundle.types.index(name): _TIMES for name in types}
 
     def batches(rng: np.random.Generator, step: int, batch: int, crop_px: int) -> tuple[Any, Any]:

@@ -4,14 +4,14 @@
                     -> thresholds on the held parts -> figures on what was never touched -> card -> seal
 
 The split is by part (crops of one strip of steel, pictures of one tile, never stand on both sides) and by a hash of the
-part's name, so that adding pictures moves none of the old ones.
+part's name, so that adding pictures moves hardly any of the old ones.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -37,10 +37,12 @@ from .surface_calibrate import SurfaceLimits, calibrate_surface
 from .surface_card import surface_card
 from .surface_pictures import Surface, read_surfaces, surface_batch, without_types
 
-__all__ = ["SURFACE_WIDTHS", "fit_surface", "held", "look_at", "seal_surface", "some_of", "types_in"]
+__all__ = ["SURFACE_WIDTHS", "fit_surface", "held_parts", "look_at", "seal_surface", "some_of", "types_in"]
 
 # Of the parts, this share teaches nothing: early stopping and thresholds come from it.
 _HELD_SHARE = 0.2
+# A type of few parts must not go without: at least so many of its parts are held, of every fourth one.
+_HELD_LEAST = 3
 _WATCHED = 120
 #: A surface is seen from near and its pictures are small: a narrow network answers 200 x 200 px within 3 ms.
 SURFACE_WIDTHS = (8, 16, 32, 64)
@@ -61,9 +63,23 @@ class Qualification:
     bits: tuple[int, ...] = (8, 16)
 
 
-def held(part: str) -> bool:
-    """Whether a part is kept from learning."""
-    return zlib.crc32(part.encode("utf-8")) % 1000 < 1000 * _HELD_SHARE
+def held_parts(pictures: Iterable[Surface]) -> frozenset[str]:
+    """The parts that are kept from learning: a fifth by the hash of their name, and of each type (and of what is sound)
+    at least a quarter of its parts or three, where it has three or more."""
+    parts_of: dict[int | None, set[str]] = {}
+    for one in pictures:
+        parts_of.setdefault(one.kind, set()).add(one.part)
+
+    def order(part: str) -> tuple[int, str]:
+        return zlib.crc32(part.encode("utf-8")) % 1000, part
+
+    found = {part for parts in parts_of.values() for part in parts if order(part)[0] < 1000 * _HELD_SHARE}
+    for kind in sorted(parts_of, key=lambda kind: -1 if kind is None else kind):
+        parts = sorted(parts_of[kind], key=order)
+        least = min(_HELD_LEAST, max(1, len(parts) // 4)) if len(parts) >= _HELD_LEAST else 0
+        missing = least - len(found.intersection(parts))
+        found.update([part for part in parts if part not in found][: max(0, missing)])
+    return frozenset(found)
 
 
 def types_in(folder: LabelledFolder) -> tuple[str, ...]:
@@ -91,8 +107,9 @@ def fit_surface(
         raise UsageError(f"{on} shows no type that this product knows", hint="see `edge-daemon standards types`")
     every = read_surfaces(folder, (*types, *left_out))
     every = without_types(every, [len(types) + k for k in range(len(left_out))])
-    learn = [one for one in every if not held(one.part)]
-    kept = [one for one in every if held(one.part)]
+    held = held_parts(every)
+    learn = [one for one in every if one.part not in held]
+    kept = [one for one in every if one.part in held]
     short = [kind for index, kind in enumerate(types) if sum(one.kind == index for one in learn) < 2]
     if short or not kept:
         raise UsageError(
@@ -109,7 +126,7 @@ def fit_surface(
     bundle = out / name
     manifest = _manifest(name, types, bundle_version, _told(on, folder, learn, left_out), licence,
                          qualification or Qualification())  # fmt: skip
-    tested = list(open_folder(on, split=test_split) if test_split else (one for one in folder if held(one.part)))
+    tested = list(open_folder(on, split=test_split) if test_split else (one for one in folder if one.part in held))
     seal_surface(
         network, bundle, types=types, kept=kept, plan=plan, out=out, limits=limits, manifest=manifest, learned=learn,
         tested=[one for one in tested if type_of(one.kind or "") not in left_out], examined=bool(test_split),

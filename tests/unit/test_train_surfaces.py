@@ -430,3 +430,23 @@ def test_a_surface_is_commissioned_from_good_pictures_alone(
     (good / "twice.png").write_bytes((good / "good-10.png").read_bytes())
     assert main([*arguments, "--replace"]) == 2
     assert "good-10.png once more" in capsys.readouterr().err
+
+
+@pytest.mark.needs("torch")
+def test_a_type_of_few_parts_has_some_of_them_held_and_large_sets_follow_the_hash_alone() -> None:
+    from edge_daemon.train.surface_fit import held_parts
+
+    def pictures(kind: int | None, parts: list[str]) -> list[Surface]:
+        plane, sound = np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint8)
+        return [Surface(f"{part}.png", part, plane, sound, kind, False) for part in parts for _ in range(2)]
+
+    many = pictures(0, [f"strip {n}" for n in range(400)])
+    by_hash = held_parts(many)
+    assert 0.15 < len(by_hash) / 400 < 0.25
+    few = pictures(1, ["a", "b", "c"]) + pictures(2, [f"t{n}" for n in range(8)]) + pictures(None, ["s", "t"])
+    both = held_parts(many + few)
+    assert both >= by_hash, "another type moves nothing"
+    assert len(both & {"a", "b", "c"}) >= 1
+    assert len({"a", "b", "c"} - both) >= 1
+    assert len(both & {f"t{n}" for n in range(8)}) >= 2
+    assert held_parts(few[:6]) == held_parts(few[:6][::-1])
