@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..images import highlight, make_folder, write_bytes_atomic, write_png_atomic
-from ..records import Segmentation
 from ..segment.bundle import load
 from ..segment.onnx import OnnxEngine
 from ..segment.protocol import Engine
@@ -29,6 +28,7 @@ from .figures import summarise
 from .labelled import IGNORED, Labelled, open_folder
 from .pictures import EXPERIMENT_SEEDS_FROM, draw_examination, draw_picture
 from .scoring import PictureScore, score_pictures, simulated
+from .sheet import Sheet
 
 __all__ = ["SCENES", "evaluate_on", "evaluate_pictures", "markdown", "outlined"]
 
@@ -78,24 +78,29 @@ def evaluate_pictures(
 ) -> dict[str, Any]:
     """Score the pictures one by one and return their figures, with ``about`` (what they were) in front.
 
-    out: folder for ``figures.json``, ``figures.md`` and ``worst/*.png`` (the largest missed indications, the most
-    confident false alarms, twelve pictures each). Raises EngineError, ImageError, UsageError (a picture or its truth
-    cannot be read), StorageError.
+    out: folder for ``figures.json``, ``figures.md``, ``sheet.png`` (24 pictures that nobody chose, see ``sheet``) and
+    ``worst/*.png`` (the largest missed indications, the most confident false alarms, twelve pictures each). Raises
+    EngineError, ImageError, UsageError (a picture or its truth cannot be read), StorageError.
     """
     scores: list[PictureScore] = []
-    gallery = _Gallery()
+    gallery, sheet = _Gallery(), Sheet()
     for picture, answer, score in score_pictures(engine, pictures):
         scores.append(score)
         if out is not None:
-            gallery.look(picture, answer, score)
+            shown = outlined(picture, answer.labels)
+            gallery.look(picture, shown, score)
+            sheet.look(picture, answer, shown)
     bundle = engine.bundle
     engine_about = {"bundle": bundle.name, "version": bundle.version, "sha256": bundle.sha256,
                     "backend": engine.backend, "seed_threshold": bundle.thresholds.seed}  # fmt: skip
     figures = {**about, **engine_about, **summarise(bundle, scores)}
     if out is not None:
-        shown = gallery.write(make_folder(out / "worst"))
+        worst = gallery.write(make_folder(out / "worst"))
+        page = sheet.draw()
+        if page is not None:
+            write_png_atomic(out / "sheet.png", np.asarray(page))
         write_bytes_atomic(out / "figures.json", (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode())
-        write_bytes_atomic(out / "figures.md", (markdown(figures) + shown).encode("utf-8"))
+        write_bytes_atomic(out / "figures.md", (markdown(figures) + worst).encode("utf-8"))
     return figures
 
 
@@ -131,7 +136,7 @@ class _Gallery:
     def __init__(self) -> None:
         self._kept: dict[str, list[tuple[float, str, str, NDArray[Any]]]] = {"miss": [], "false": []}
 
-    def look(self, picture: Labelled, answer: Segmentation, score: PictureScore) -> None:
+    def look(self, picture: Labelled, shown: NDArray[Any], score: PictureScore) -> None:
         missed = [(one.diameter_px, f"{one.type or 'defect'}, {one.diameter_px:.1f} px, at {_place(one.bbox_px)}")
                   for one in score.indications if not one.found]  # fmt: skip
         false = [(confidence, f"confidence {confidence:.2f}, at {_place(box)}") for confidence, box in score.false]
@@ -140,7 +145,7 @@ class _Gallery:
             if not events or (len(kept) == _PICTURES_EACH and max(events)[0] <= kept[0][0]):
                 continue
             worth, text = max(events)
-            heapq.heappush(kept, (worth, picture.name, text, outlined(picture, answer.labels)))
+            heapq.heappush(kept, (worth, picture.name, text, shown))
             if len(kept) > _PICTURES_EACH:
                 heapq.heappop(kept)
 
