@@ -41,6 +41,10 @@ def register(verbs: Any) -> None:
         help="where simulated parts come from: all that engines are trained on, geometry that is not, the demo's line",
     )
     certify.add_argument("--first-seed", type=int, default=950_000, metavar="S", help="of the simulated parts")
+    certify.add_argument("--split", metavar="SPLIT", help="these pictures of a table only")
+    certify.add_argument(
+        "--masked-only", action="store_true", help="leave out pictures with boxes alone; the certificate says so"
+    )
     certify.add_argument("--mm-per-px", type=float, metavar="X", help="for pictures that state no scale")
     certify.add_argument("--recall", type=float, default=0.995, help="of defective parts, to be promised (0.995)")
     certify.add_argument("--confidence", type=float, default=0.95, help="of every bound (0.95)")
@@ -61,6 +65,22 @@ def _counted(pictures: Iterable[Labelled], total: int) -> Iterator[Labelled]:
         yield one
     if sys.stderr.isatty():
         print(file=sys.stderr)  # noqa: T201
+
+
+def _masked(pictures: Iterable[Labelled]) -> Iterator[Labelled]:
+    """Those with masks. Raises UsageError if there is none."""
+    left_out = taken = 0
+    for one in pictures:
+        if one.labels is None:
+            left_out += 1
+        else:
+            taken += 1
+            yield one
+    say(f"edge-daemon engine: {left_out} pictures with boxes alone are left out")
+    if not taken:
+        raise UsageError(
+            "not one picture with a mask", code="LABELS", hint="draw masks: a certificate bounds pixels too"
+        )
 
 
 def _unseen(bundle: Bundle, pictures: Iterable[Labelled]) -> Iterator[Labelled]:
@@ -97,8 +117,12 @@ def _certify(args: argparse.Namespace) -> int:
         pictures: Iterable[Labelled] = simulated_parts(seeds, args.line)
         total = len(seeds)
     else:
-        folder = open_folder(args.on, mm_per_px=args.mm_per_px)
+        folder = open_folder(args.on, mm_per_px=args.mm_per_px, split=args.split)
         kind, name, pictures, total = "folder", args.on.resolve().name, folder, len(folder)
+        if args.split is not None:
+            name += f", split {args.split}"
+        if args.masked_only:
+            name, pictures = f"{name}, pictures with masks alone", _masked(folder)
         for note in folder.notes:
             say(f"edge-daemon engine: {note}")
         if folder.form == "simulated":

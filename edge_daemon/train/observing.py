@@ -167,7 +167,7 @@ def observe(engine: Engine, pictures: Iterable[Labelled], grids: Grids) -> Obser
         if one.labels is None:
             raise UsageError(
                 f"{one.name} has boxes and no mask", code="LABELS",
-                hint="a certificate bounds pixels too: give masks; `train evaluate` takes boxes",
+                hint="a certificate bounds pixels too: give masks, or --masked-only; `train evaluate` takes boxes",
             )  # fmt: skip
         key, content = (one.series, one.part), picture_sha256(one.pixels)
         if owner.setdefault(content, key) != key:

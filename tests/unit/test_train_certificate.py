@@ -459,3 +459,32 @@ def test_the_command_refuses_what_may_have_been_trained_on(tmp_path: Path, capsy
     assert "seed 7 may have been trained or tuned on" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["engine", "certify", str(bundle.folder), *out])
+
+
+def test_pictures_with_boxes_alone_are_left_out_only_when_that_is_asked_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny")
+    folder = tmp_path / "mixed"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    rows, boxes = ["image,class,group,split"], ["image,class,xmin,ymin,xmax,ymax"]
+    for one in line(12, 0):
+        cv2.imwrite(str(folder / "images" / f"{one.name}.png"), one.pixels)
+        cv2.imwrite(str(folder / "masks" / f"{one.name}.png"), np.where(one.labels > 0, 255, 0))
+        rows.append(f"{one.name},crack,,test")
+    other = line(13, 0)[-1]
+    cv2.imwrite(str(folder / "images" / "boxed.png"), other.pixels)
+    rows.append("boxed,crack,,test")
+    boxes.append("boxed,crack,4,4,12,12")
+    (folder / "images.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "boxes.csv").write_text("\n".join(boxes) + "\n", encoding="utf-8")
+    asked = ["engine", "certify", str(bundle.folder), "--on", str(folder), "--split", "test", "--mm-per-px", "0.1",
+             "--recall", "0.5", "--out", str(tmp_path / "out"), "--json", "--threads", "1"]  # fmt: skip
+    assert cli.main(asked) == 2
+    assert "boxes and no mask" in capsys.readouterr().err
+    assert cli.main([*asked, "--masked-only"]) in (0, 1)
+    said = capsys.readouterr()
+    assert "1 pictures with boxes alone are left out" in said.err
+    claims = json.loads((tmp_path / "out" / "certificate.json").read_text(encoding="utf-8"))
+    assert "split test, pictures with masks alone" in json.dumps(claims)
