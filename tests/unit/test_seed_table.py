@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from edge_daemon.segment.bundle import seal
-from edge_daemon.testing.engine_contract import tiny_manifest, write_tiny_files
+from edge_daemon.testing.engine_contract import tiny_bundle, tiny_manifest
 from edge_daemon.testing.seed_table import main
 
 
 def bundle(folder: Path, seed: int, iou: float, pictures: int = 40) -> Path:
-    write_tiny_files(folder)
+    tiny_bundle(folder)
     types = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["types"]
     certificate = {
         "what": "figures", "pictures": pictures, "parts": 20, "seed": seed, "steps": 100, "type_iou_mean": iou,
