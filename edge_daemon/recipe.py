@@ -421,14 +421,15 @@ def _combine_of(use: StandardUse | None) -> CombineRule:
 
 def recipe_of_standard(
     use: StandardUse, *, metal: str, thickness_mm: float, engine: str, engine_types: Iterable[str], scale: Scale,
-    base: Path,
+    base: Path, trust: Trust | None = None,
 ) -> Recipe:  # fmt: skip
     """The recipe that ``inspect --standard --metal --thickness --grade`` stands for: the table and nothing else.
 
-    Types that the engine cannot name are left out, and named in every record (``not_inspected``).
+    Types that the engine cannot name are left out, and named in every record (``not_inspected``). trust: whose
+    signature its reference sets must carry; the table's was looked at when it was loaded.
     """
     known = set(engine_types)
-    rules, references, refusals = _from_standard(use, metal, thickness_mm, None, base, use.form or "digital")
+    rules, references, refusals = _from_standard(use, metal, thickness_mm, None, base, use.form or "digital", trust)
     zone = Zone("", (), tuple(rule for name, rule in rules.items() if name in known),
                 {name: one for name, one in references.items() if name in known}, refusals)  # fmt: skip
     grade = f" grade {use.grade}" if use.grade else ""

@@ -81,6 +81,7 @@ def _options(args: argparse.Namespace) -> StationOptions:
         args.backend,
         args.threads,
     )
+    trust = None
     if args.config is not None:
         from ..config import load_config
 
@@ -88,6 +89,7 @@ def _options(args: argparse.Namespace) -> StationOptions:
         database = database or config.memory.database
         recipes.insert(0, config.recipe)
         backend = backend or config.engine.backend
+        trust = config.trust
         if watch is None and config.watch.port:
             watch = f"http://{config.watch.host}:{config.watch.port}"
     if watch is not None and not watch.startswith(("http://", "https://")):
@@ -111,6 +113,7 @@ def _options(args: argparse.Namespace) -> StationOptions:
         token=_token(args.token_file),
         backend=backend or "auto",
         threads=threads or 1,
+        trust=trust,
         niceness=args.nice if args.nice is not None else 15 if beside_a_line else 0,
     )
 

@@ -55,9 +55,10 @@ def _replay(args: argparse.Namespace) -> int:
         raise UsageError("no memory bank, or no recipe", hint="give --config, or --database and --recipe")
     if not database.exists():
         raise UsageError(f"{database}: no such memory bank")
-    recipe = changed_recipe(load_recipe(recipe_path), tolerance=args.tolerance, guard=args.guard)
+    trust = None if config is None else config.trust
+    recipe = changed_recipe(load_recipe(recipe_path, trust), tolerance=args.tolerance, guard=args.guard)
     folder = engine_folder(args.engine) if args.engine else engine_folder(recipe.engine, recipe.engine_base)
-    engine = open_engine(load(folder), args.backend)
+    engine = open_engine(load(folder, trust=trust), args.backend, trust=trust)
     station = prepare_station(engine, recipe, cache=default_cache_folder())
     counts: Counter[str] = Counter()
     with MemoryBank(database, read_only=True) as bank:

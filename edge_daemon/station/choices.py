@@ -144,7 +144,7 @@ class Choices:
 
     def station(self, choice: Choice) -> Station:
         """Bind the choice to its engine; measured references are taken from the cache. Raises EdgeError."""
-        bundle = load(self._engine_folder(choice))
+        bundle = load(self._engine_folder(choice), trust=self._options.trust)
         recipe = self._recipe(choice, bundle)
         key = (bundle.sha256, _seals(recipe), choice)
         with self._lock:
@@ -169,7 +169,7 @@ class Choices:
         if choice.engine:
             return _entry(engines, choice.engine, "engine")
         if choice.recipe:
-            recipe = load_recipe(_entry(self.recipes(), choice.recipe, "recipe"))
+            recipe = load_recipe(_entry(self.recipes(), choice.recipe, "recipe"), self._options.trust)
             return engine_folder(recipe.engine, recipe.engine_base)
         if len(engines) != 1:
             raise UsageError("no engine was chosen", hint="choose one of: " + ", ".join(engines))
@@ -177,7 +177,7 @@ class Choices:
 
     def _recipe(self, choice: Choice, bundle: Bundle) -> Recipe | None:
         if choice.recipe:
-            return load_recipe(_entry(self.recipes(), choice.recipe, "recipe"))
+            return load_recipe(_entry(self.recipes(), choice.recipe, "recipe"), self._options.trust)
         if choice.table is None:
             return None
         if choice.scale is None:
@@ -186,11 +186,13 @@ class Choices:
         known = self.standards()
         if asked.standard not in known:
             raise UsageError(f"there is no standard {asked.standard!r}", hint="one of: " + ", ".join(known))
-        standard = load_standard(find_standard(asked.standard, self._options.standards_base))
+        folder = find_standard(asked.standard, self._options.standards_base)
+        standard = load_standard(folder, trust=self._options.trust)
         use = StandardUse(standard, asked.grade, process=asked.process, form=asked.form, energy=asked.energy)
         return recipe_of_standard(
             use, metal=asked.metal, thickness_mm=asked.thickness_mm, engine=str(bundle.folder),
             engine_types=bundle.types, scale=choice.scale, base=self._options.standards_base or Path.cwd(),
+            trust=self._options.trust,
         )  # fmt: skip
 
     def _engine(self, bundle: Bundle) -> Engine:
@@ -202,7 +204,8 @@ class Choices:
         cache = None if self._options.backend == "onnxruntime" else self._options.data / "engine-cache"
         if cache is not None:
             os.makedirs(cache, exist_ok=True)
-        engine = open_engine(bundle, self._options.backend, threads=self._options.threads, cache_dir=cache)
+        engine = open_engine(bundle, self._options.backend, threads=self._options.threads, cache_dir=cache,
+                             trust=self._options.trust)  # fmt: skip
         with self._lock:
             self._engines[bundle.sha256] = engine
             while len(self._engines) > _MOST_ENGINES:

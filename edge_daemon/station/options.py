@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..signing import Trust
 
 __all__ = ["Limits", "StationOptions", "default_data_folder", "is_loopback"]
 
@@ -31,7 +32,8 @@ class StationOptions:
     audit trail. database, watch_url: of the line beside it (memory bank; address of /metrics and /readyz), None where
     there is none. recipes: files offered by name. engines: names or folders of bundles, empty for all installed ones.
     standards_base: where the site's ``standards/`` lies. users: file of users, None for one local user who knows the
-    token. tls_cert, tls_key: PEM files. threads: of the engine. niceness: by how much the whole page but the clerk is
+    token. tls_cert, tls_key: PEM files. trust: whose signatures bundles, tables and reference sets must carry, that of
+    the line beside it. threads: of the engine. niceness: by how much the whole page but the clerk is
     nicer than it was started (0 to 19).
     """
 
@@ -50,6 +52,7 @@ class StationOptions:
     backend: str = "auto"
     threads: int = 1
     niceness: int = 0
+    trust: Trust | None = None
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

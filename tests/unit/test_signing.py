@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edge_daemon.cli import main
+from edge_daemon.cli import build_parser, main
 from edge_daemon.config import load_config
 from edge_daemon.errors import ConfigError, EdgeError, IntegrityError, UsageError
 from edge_daemon.recipe import load_recipe
@@ -265,6 +266,38 @@ def test_production_refuses_before_anything_native_is_made(
             daemon.build_station(config)
         (tmp_path / "aside").rename(folder / SIGNATURE)
     assert not opened
+
+
+def test_replay_and_the_page_beside_a_line_ask_for_the_lines_signatures(
+    tmp_path: Path, engine: Path, references: Path, standard: Path, key: Path, trust: Trust,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from edge_daemon.cli.paging import _options
+    from edge_daemon.memory import MemoryBank
+    from edge_daemon.station.choices import Choice, Choices, TableChoice
+
+    security = f'[security]\nproduction = true\ntrusted_keys = ["{public_key_of(key)} Ada"]\n'
+    config = line_toml(tmp_path, security)
+    MemoryBank(tmp_path / "memory.db").close()
+    asked = build_parser().parse_args(["station", "--config", str(config), "--engine", str(engine)])
+    options = replace(_options(asked), data=tmp_path / "page", standards_base=tmp_path, backend="onnxruntime")
+    assert options.trust == trust
+    choices = Choices(options)
+    by_table = Choice(table=TableChoice("house-demo", "steel", 90.0, "C", "casting"), mm_per_px=0.1)
+    by_recipe = Choice(recipe="house")
+    try:
+        assert choices.station(by_table).seals.engine == load(engine).sha256
+        for folder, choice in ((engine, by_table), (engine, by_recipe), (standard, by_table), (references, by_recipe)):
+            signature = folder / SIGNATURE
+            signature.rename(tmp_path / "aside")
+            with pytest.raises(IntegrityError, match=f"{folder.name} is not signed"):
+                choices.station(choice)
+            if choice is by_recipe:
+                assert main(["replay", "--config", str(config)]) == 4
+                assert f"{folder.name} is not signed" in capsys.readouterr().err
+            (tmp_path / "aside").rename(signature)
+    finally:
+        choices.close()
 
 
 def test_a_recipe_asks_for_its_tables_signature(tmp_path: Path, standard: Path, trust: Trust) -> None:
