@@ -30,13 +30,7 @@ def put_in_place(candidate: Path, base: Path) -> Path:
         _remove(fresh)
         shutil.copytree(candidate, fresh)
         load(fresh)
-        _remove(previous)
-        os.rename(base, previous)
-        try:
-            os.rename(fresh, base)
-        except OSError:
-            os.rename(previous, base)
-            raise
+        _swap(base, previous, fresh)
     except OSError as error:
         raise StorageError(f"{base} cannot be replaced: {error.strerror}", hint="check space and rights") from None
     return previous
@@ -52,16 +46,21 @@ def roll_back(base: Path) -> Path:
         raise ConfigError(f"{previous} is not there", hint="nothing was replaced here, or it was rolled back already")
     load(previous)
     try:
-        _remove(rejected)
-        os.rename(base, rejected)
-        try:
-            os.rename(previous, base)
-        except OSError:
-            os.rename(rejected, base)
-            raise
+        _swap(base, rejected, previous)
     except OSError as error:
         raise StorageError(f"{base} cannot be rolled back: {error.strerror}", hint="check rights") from None
     return rejected
+
+
+def _swap(base: Path, aside: Path, incoming: Path) -> None:
+    """``incoming`` into the place of ``base``, which goes to ``aside``; where that fails it comes back."""
+    _remove(aside)
+    os.rename(base, aside)
+    try:
+        os.rename(incoming, base)
+    except OSError:
+        os.rename(aside, base)
+        raise
 
 
 def _beside(base: Path, what: str) -> Path:
