@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, cast
-from xml.etree.ElementTree import ParseError
 
 from ..errors import ConfigError, MissingExtra
 from .checks import MAX_ROWS, RawRow, refuse_cell
@@ -29,9 +28,9 @@ MAX_XLSX_BYTES = 20 * 1000 * 1000
 MAX_UNPACKED_BYTES = 100 * 1000 * 1000
 _MAX_PARTS = 1000
 _MAX_COLUMNS = 64
-# Everything openpyxl, zipfile and the XML parser are known to raise on a damaged workbook.
+# Everything openpyxl, zipfile and the XML parser (lxml, where it is installed) are known to raise on a damaged workbook.
 _DAMAGED = (
-    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, ParseError, KeyError, ValueError, TypeError, AttributeError,
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, SyntaxError, KeyError, ValueError, TypeError, AttributeError,
     IndexError, OSError, EOFError, RuntimeError, AssertionError,
 )  # fmt: skip
 
