@@ -28,7 +28,7 @@ MAX_XLSX_BYTES = 20 * 1000 * 1000
 MAX_UNPACKED_BYTES = 100 * 1000 * 1000
 _MAX_PARTS = 1000
 _MAX_COLUMNS = 64
-# Everything openpyxl, zipfile and the XML parsers (lxml too, where it is there) are known to raise on a damaged workbook.
+# Everything openpyxl, zipfile and an XML parser (lxml, where it is there) are known to raise on a damaged workbook.
 _DAMAGED = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, SyntaxError, KeyError, ValueError, TypeError, AttributeError,
     IndexError, OSError, EOFError, RuntimeError, AssertionError,
