@@ -18,11 +18,11 @@ from ..errors import ConfigError, UsageError
 from ..images import write_bytes_atomic
 from ..tickets import utc_now
 
-__all__ = ["LEAST_PASSWORD", "LOCAL_USER", "ROLES", "User", "Users", "may"]
+__all__ = ["LEAST_PASSWORD", "LOCAL_USER", "ROLES", "User", "Users", "may", "password_flaw"]
 
 #: From the least to the most that one may do; each may do what those before it may.
 ROLES = ("operator", "inspector", "administrator")
-LEAST_PASSWORD = 12
+LEAST_PASSWORD, _LONGEST_PASSWORD = 12, 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 #: RFC 7914; 2^15 x 8 x 128 bytes = 32 MiB and about 80 ms a try.
 _N, _R, _P = 2**15, 8, 1
@@ -50,6 +50,15 @@ LOCAL_USER = User("local", "administrator")
 def may(role: str, least: str) -> bool:
     """Whether a role may do what is left to ``least`` and above."""
     return ROLES.index(role) >= ROLES.index(least)
+
+
+def password_flaw(name: str, password: str) -> str:
+    """What is wrong with a password for this user: ``short``, ``long``, ``name``; "" where nothing is."""
+    if len(password) < LEAST_PASSWORD:
+        return "short"
+    if len(password) > _LONGEST_PASSWORD:
+        return "long"
+    return "name" if password.strip().lower() == name.lower() else ""
 
 
 def _hash(password: str, salt: bytes, n: int, r: int, p: int) -> str:
@@ -84,7 +93,7 @@ class Users:
         """The user, if the password is theirs. Takes as long for a name that does not exist."""
         user = self.get(name)
         known = user or User("", "operator", salt="00" * 16, hash="00" * 32)
-        found = _hash(password[:1024], bytes.fromhex(known.salt), known.n, known.r, known.p)
+        found = _hash(password[:_LONGEST_PASSWORD], bytes.fromhex(known.salt), known.n, known.r, known.p)
         return user if hmac.compare_digest(found, known.hash) and user is not None else None
 
     def add(self, name: str, role: str, password: str, noted: Callable[[], object] = lambda: None) -> User:
@@ -118,6 +127,21 @@ class Users:
             self._write(users)
         return user
 
+    def change_own(
+        self, name: str, present: str, password: str, noted: Callable[[], object] = lambda: None
+    ) -> User | None:  # fmt: skip
+        """Another password by whoever knows the present one; None where it is not that, and nothing is changed."""
+        before = self.check(name, present)
+        if before is None:
+            return None
+        user = self._with_password(before, password)
+        with self._lock:
+            if self._known(name) is not before:
+                raise UsageError(f"{name} was changed by somebody else just now", hint="log in again")
+            noted()
+            self._write({**self._users, name: user})
+        return user
+
     def remove(self, name: str, noted: Callable[[], object] = lambda: None) -> None:
         """Away with a user; never the last administrator."""
         with self._lock:
@@ -133,9 +157,10 @@ class Users:
 
     @staticmethod
     def _with_password(user: User, password: str) -> User:
-        if len(password) < LEAST_PASSWORD:
+        flaw = password_flaw(user.name, password)
+        if flaw == "short":
             raise UsageError(f"the password is shorter than {LEAST_PASSWORD} characters", hint="a sentence is easy")
-        if len(password) > 1024 or password.strip().lower() == user.name.lower():
+        if flaw:
             raise UsageError("this cannot be a password", hint="up to 1,024 characters, and not the name")
         salt = secrets.token_bytes(16)
         return replace(user, salt=salt.hex(), hash=_hash(password, salt, _N, _R, _P), n=_N, r=_R, p=_P)

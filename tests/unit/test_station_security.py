@@ -544,3 +544,103 @@ def test_logging_out_ends_the_session(staffed: PageServer) -> None:
     cookies = dict(client.cookies)
     assert client.post("/logout", data={"csrf": csrf_of(client)}).headers["location"] == "/login"
     assert httpx.get(f"{base_of(staffed)}/history", cookies=cookies).status_code == 303
+
+
+# ---------------------------------------------------------------- one's own password
+
+NEW_PASSWORD = "another sentence, a longer one"
+
+
+def change_password(client: httpx.Client, present: str, new: str, again: str | None = None) -> httpx.Response:
+    form = {"csrf": csrf_of(client, "/password"), "present": present, "password": new, "again": again or new}
+    return client.post("/password", data=form, headers={"accept-language": "en"})
+
+
+@pytest.mark.parametrize("name", ["otto", "ian", "ann"])
+def test_everybody_changes_their_own_password_and_is_logged_out_elsewhere(staffed: PageServer, name: str) -> None:
+    here, elsewhere, other = logged_in(staffed, name), logged_in(staffed, name), logged_in(staffed, "ann")
+    before = dict(here.cookies)
+    assert 'href="/password"' in here.get("/history").text
+    answer = change_password(here, PASSWORD, NEW_PASSWORD)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/password?done=1")
+    assert here.get(answer.headers["location"]).status_code == 200, "this session goes on"
+    assert elsewhere.get("/history").headers["location"] == "/login", "every other one of that user has ended"
+    assert httpx.get(f"{base_of(staffed)}/history", cookies=before).status_code == 303, "under a new cookie"
+    assert name == "ann" or other.get("/history").status_code == 200, "nobody else's"
+    assert logged_in(staffed, name).get("/history").status_code == 303, "the old password is of no use any more"
+    assert logged_in(staffed, name, NEW_PASSWORD).get("/history").status_code == 200
+    assert staffed.options.users is not None
+    again = Users(staffed.options.users)
+    assert again.check(name, NEW_PASSWORD) is not None and again.check(name, PASSWORD) is None
+    with MemoryBank(staffed.options.data / "page.db", read_only=True) as bank:
+        (entry,) = bank.notes(kind="own_password", limit=10)
+    assert (entry.subject, entry.who) == (name, name)
+    assert NEW_PASSWORD not in json.dumps(entry.body) and PASSWORD not in json.dumps(entry.body)
+
+
+def test_a_password_that_cannot_be_changes_nothing_and_says_why(staffed: PageServer) -> None:
+    otto = logged_in(staffed, "otto")
+    assert staffed.options.users is not None
+    before = staffed.options.users.read_bytes()
+    for new, again, status, sentence in (
+        ("brief", None, 400, "shorter than 12 characters"), ("x" * 1025, None, 400, "longer than 1,024"),
+        (PASSWORD, None, 400, "is the current one"), (NEW_PASSWORD, NEW_PASSWORD + "!", 400, "differ"),
+    ):  # fmt: skip
+        answer = change_password(otto, PASSWORD, new, again)
+        assert answer.status_code == status and sentence in answer.text, new[:20]
+        assert new not in answer.text, "what was typed is not sent back"
+    answer = change_password(otto, "wrong", NEW_PASSWORD)
+    assert answer.status_code == 403 and "current password is wrong" in answer.text
+    form = {"csrf": csrf_of(otto, "/password"), "present": PASSWORD, "again": NEW_PASSWORD}
+    assert otto.post("/password", data=form, files={"password": ("x", b"y" * 20)}).status_code == 400
+    form = {**form, "csrf": "of somebody else", "password": NEW_PASSWORD}
+    assert otto.post("/password", data=form).status_code == 403
+    assert staffed.options.users.read_bytes() == before
+    assert otto.get("/history").status_code == 200
+    with MemoryBank(staffed.options.data / "page.db", read_only=True) as bank:
+        assert [one.who for one in bank.notes(kind="own_password_failed", limit=10)] == ["otto"]
+
+
+def test_an_open_session_does_not_help_to_guess_the_password(staffed: PageServer) -> None:
+    clock = Clock()
+    staffed._app.state.services.throttle.clock = clock
+    otto = logged_in(staffed, "otto")
+    answers = [change_password(otto, "wrong", NEW_PASSWORD).status_code for _ in range(5)]
+    assert answers == [403, 403, 403, 403, 429]
+    assert change_password(otto, PASSWORD, NEW_PASSWORD).status_code == 429, "nor the right one, before the time"
+    clock.now_s += 3.0
+    assert change_password(otto, PASSWORD, NEW_PASSWORD).status_code == 303
+
+
+def test_whom_an_administrator_changes_meanwhile_changes_nothing(staffed: PageServer) -> None:
+    users, otto = staffed._app.state.services.users, logged_in(staffed, "otto")
+    really = users.check
+
+    def slowly(name: str, password: str) -> Any:
+        found = really(name, password)
+        users.change("otto", password="set by the administrator")
+        return found
+
+    users.check = slowly
+    answer = change_password(otto, PASSWORD, NEW_PASSWORD)
+    assert answer.status_code == 400 and "changed by somebody else" in answer.text
+    assert really("otto", "set by the administrator") is not None
+
+
+def test_a_password_that_the_trail_cannot_keep_is_not_changed(
+    staffed: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    otto = logged_in(staffed, "otto")
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full", code="DISK_FULL")
+
+    monkeypatch.setattr(staffed._app.state.services.banks, "note", full)
+    assert change_password(otto, PASSWORD, NEW_PASSWORD).status_code == 400
+    assert staffed._app.state.services.users.check("otto", PASSWORD) is not None
+
+
+def test_without_users_there_is_no_password_to_change(server: PageServer) -> None:
+    client = browser(server)
+    assert client.get("/password").status_code == 404
+    assert 'href="/password"' not in client.get("/").text
