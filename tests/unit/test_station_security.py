@@ -358,6 +358,81 @@ def test_who_opens_connections_and_says_nothing_loses_them(tmp_path: Path) -> No
             one.close()
 
 
+@pytest.mark.parametrize(
+    ("last", "connections", "status"), [("close", 9, 403), ("keep-alive", 9, 403), ("keep-alive", 1, 503)]
+)
+def test_who_is_refused_before_all_is_sent_reads_the_answer(
+    server: PageServer, last: str, connections: int, status: int
+) -> None:
+    """Closed over unread words, a connection is reset, and the answer may be lost with it. 503: all are taken."""
+    server._server.config.limit_concurrency = connections
+    body = b"x" * (8 << 20)
+    head = (
+        f"POST /inspect HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nOrigin: http://evil.example\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: {last}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as one:
+        one.sendall(head.encode() + body[:1000])
+        time.sleep(0.5)  # the answer is there; its sender goes on sending, as browsers do
+        one.sendall(body[1000:])
+        got = one.recv(65536)
+        assert got.startswith(f"HTTP/1.1 {status}".encode())
+        if last == "close" or status == 503:
+            while data := one.recv(65536):
+                got += data
+            assert got.rstrip().endswith(b"</html>" if status == 403 else b"Service Unavailable")
+            return
+        one.sendall(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        while b"running" not in got:
+            got += one.recv(65536) or b"closed"
+        assert b"closed" not in got and b"HTTP/1.1 200" in got
+
+
+def test_who_is_refused_and_sends_no_more_loses_the_connection(tmp_path: Path) -> None:
+    running = PageServer(StationOptions(data=tmp_path / "data", port=0))
+    running._server.config.http = protocol(head_timeout_s=30.0)
+    running._server.config.http.rest_s = 0.5  # type: ignore[attr-defined]
+    with running, socket.create_connection(("127.0.0.1", running.port), timeout=20) as one:
+        head = f"POST /inspect HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nContent-Length: 999999\r\n\r\nx"
+        one.sendall(head.encode())
+        assert one.recv(65536).startswith(b"HTTP/1.1 403")
+        one.sendall(b"x")  # a drop, and then silence
+        started_s = time.monotonic()
+        while one.recv(65536):
+            continue
+        assert time.monotonic() - started_s < 5.0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_is_under_way_when_the_page_is_told_to_stop_is_answered(tmp_path: Path, method: str) -> None:
+    """On a connection that was open: sent before it was closed, read by nobody yet."""
+    running = PageServer(StationOptions(data=tmp_path / "data", port=0))
+    really = running._server.shutdown
+    body = b"x" * 300_000 if method == "POST" else b""
+    head = (
+        f"{method} /healthz HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nOrigin: {base_of(running)}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as one:
+
+        async def shutdown(sockets: Any = None) -> None:
+            one.sendall(head.encode() + body)
+            await really(sockets)
+
+        running._server.shutdown = shutdown  # type: ignore[method-assign]
+        with running:
+            one.sendall(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n".encode())
+            got = b""
+            while b"running" not in got:
+                got += one.recv(65536)
+            started_s = time.monotonic()
+        assert time.monotonic() - started_s < 8.0
+        got = b""
+        while data := one.recv(65536):
+            got += data
+    assert got.startswith(b"HTTP/1.1 200" if method == "GET" else b"HTTP/1.1 405"), got[:80]
+
+
 def test_a_form_that_comes_too_slowly_is_cut_off(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part in time, but never an end."""
     monkeypatch.setattr(web, "_FORM_S", 0.6)
