@@ -200,7 +200,8 @@ async def users(request: Request) -> Response:
             return redirect("/users")
         except EdgeError as caught:
             error = caught
-    return render(request, "users.html", status=400 if error else 200, users=known.list(), roles=ROLES, error=error)
+    return render(request, "users.html", status=400 if error else 200, users=known.list(), roles=ROLES, error=error,
+                  least=LEAST_PASSWORD)  # fmt: skip
 
 
 def _change(known: Users, do: str, name: str, role: str, secret: str, noted: Callable[[], object]) -> None:

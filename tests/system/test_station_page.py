@@ -547,6 +547,22 @@ def test_ones_own_password_is_changed_by_keyboard(chromium: Any, tmp_path: Path,
                 page.screenshot(path=shots / f"password-{expected[1:]}-{locale}.png")
             context.close()
         assert Users(tmp_path / "users.json").check("otto", after) is not None
+    with PageServer(options) as server:
+        for width in (1024, 390):
+            context = chromium.new_context(locale="he-IL", viewport={"width": width, "height": 768}, bypass_csp=True)
+            page = context.new_page()
+            page.goto(f"{base(server)}/login")
+            page.fill("input[name=name]", "ann")
+            page.fill("input[name=password]", password)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".menu summary")
+            page.goto(f"{base(server)}/users")
+            page.screenshot(path=shots / f"users-{width}.png", full_page=True)
+            page.evaluate(axe)
+            result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
+            assert [one["id"] for one in result["violations"] if one["impact"] in ("serious", "critical")] == []
+            assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+            context.close()
 
 
 def test_fuzzed_uploads_leave_the_page_as_it_was(server: PageServer, place: Path) -> None:
