@@ -66,7 +66,9 @@ def _hash(password: str, salt: bytes, n: int, r: int, p: int) -> str:
 
 
 class Users:
-    """The file of users. Any thread; every change is written whole, readable by its owner only.
+    """The file of users. Any thread; every change is written whole, readable by its owner only. What another process
+    has written since, such as ``--add-user`` beside the page, is read before anything is looked up or changed; a file
+    that has gone is written anew at the next change.
 
     ``noted`` of a change is called when it is known to be possible and before it is written: where it raises, as where
     the audit trail cannot be written, nothing is changed.
@@ -77,16 +79,19 @@ class Users:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._read: tuple[int, int, int] | None = _version(path)
         self._users = _load(path)
 
     def list(self) -> tuple[User, ...]:
         """Everybody, by name."""
         with self._lock:
+            self._refresh()
             return tuple(sorted(self._users.values(), key=lambda one: one.name))
 
     def get(self, name: str) -> User | None:
         """The user of that name."""
         with self._lock:
+            self._refresh()
             return self._users.get(name)
 
     def check(self, name: str, password: str) -> User | None:
@@ -102,6 +107,7 @@ class Users:
             raise UsageError(f"{name!r} cannot be a user's name", hint="letters, digits, dot, dash, @; at most 64")
         user = self._with_password(User(name, _role(role), created_utc=utc_now()), password)
         with self._lock:
+            self._refresh()
             if name in self._users:
                 raise UsageError(f"there is a user {name} already", hint="choose another name")
             noted()
@@ -120,7 +126,7 @@ class Users:
         if password is not None:
             user = self._with_password(user, password)
         with self._lock:
-            if self._known(name) is not before:
+            if self._known(name) != before:
                 raise UsageError(f"{name} was changed by somebody else just now", hint="look again")
             users = self._with_an_administrator({**self._users, name: user})
             noted()
@@ -136,7 +142,7 @@ class Users:
             return None
         user = self._with_password(before, password)
         with self._lock:
-            if self._known(name) is not before:
+            if self._known(name) != before:
                 raise UsageError(f"{name} was changed by somebody else just now", hint="log in again")
             noted()
             self._write({**self._users, name: user})
@@ -150,7 +156,16 @@ class Users:
             noted()
             self._write(users)
 
+    def _refresh(self) -> None:
+        """Under the lock."""
+        now = _version(self.path)
+        if now is not None and now != self._read:
+            self._users = _load(self.path)
+            self._read = now
+
     def _known(self, name: str) -> User:
+        """Under the lock."""
+        self._refresh()
         if name not in self._users:
             raise UsageError(f"there is no user {name}", hint="see the list of users")
         return self._users[name]
@@ -179,7 +194,7 @@ class Users:
             write_bytes_atomic(self.path, (json.dumps(document, indent=1) + "\n").encode())
         finally:
             os.umask(before)
-        self._users = users
+        self._users, self._read = users, _version(self.path)
 
 
 def _role(role: str) -> str:
@@ -198,6 +213,15 @@ def _checked(user: User) -> User:
     ):
         raise ValueError(f"user {user.name!r}")
     return user
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What differs between two states of a file that is always written whole; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _load(path: Path) -> dict[str, User]:

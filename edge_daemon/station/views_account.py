@@ -75,7 +75,7 @@ async def login(request: Request) -> Response:
     if before is not None:
         own.sessions.close(before.key)
     cookie, session = own.sessions.open(user.name, user.role)
-    if own.users.get(user.name) is not user:  # changed or removed while the password was looked at
+    if own.users.get(user.name) != user:  # changed or removed while the password was looked at
         own.sessions.close(session.key)
         return render(request, "login.html", status=403, failed=True, wait_s=0)
     return set_session(redirect("/"), own.options, cookie)
@@ -126,7 +126,7 @@ async def password(request: Request) -> Response:
     own.throttle.succeeded(*keys)
     own.sessions.close_user(user.name)
     cookie, opened = own.sessions.open(user.name, user.role)
-    if known.get(user.name) is not user:  # changed or removed in between: the session is not that user's any more
+    if known.get(user.name) != user:  # changed or removed in between: the session is not that user's any more
         own.sessions.close(opened.key)
         return set_session(redirect("/login"), own.options, None)
     return set_session(redirect("/password?done=1"), own.options, cookie)

@@ -143,6 +143,25 @@ def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     assert [one.name for one in users.list()] == ["bob"]
 
 
+def test_a_user_added_beside_the_page_is_known_and_never_lost(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    users = Users(path)
+    users.add("ann", "administrator", PASSWORD)
+    Users(path).add("bob", "operator", PASSWORD)  # as --add-user does, in a process of its own
+    assert users.check("bob", PASSWORD) is not None
+    Users(path).add("cid", "operator", PASSWORD)
+    users.change("bob", role="inspector")
+    assert [(one.name, one.role) for one in Users(path).list()] == [
+        ("ann", "administrator"), ("bob", "inspector"), ("cid", "operator")
+    ]  # fmt: skip
+    path.unlink()
+    users.change("cid", role="inspector")
+    assert len(Users(path).list()) == 3
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="no file of users"):
+        users.get("ann")
+
+
 @pytest.mark.parametrize("change", [{"n": 2}, {"role": "king"}, {"salt": ""}, {"name": "../x"}, {"extra": 1}])
 def test_a_file_of_users_that_was_tampered_with_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "users.json"
