@@ -95,6 +95,9 @@ class _Patient(H11Protocol):
         """Begin to wait for the rest of a request, where there is one; False where there is nothing to wait for."""
         if self.lingers:
             return True
+        if self.cycle is not None and not self.cycle.response_complete:  # whoever still works on it is told to stop
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         # ERROR: what came is no HTTP, and nobody knows where it ends.
         if self._inner.is_closing() or self.conn.their_state not in (h11.SEND_BODY, h11.ERROR):
             return False
@@ -109,6 +112,8 @@ class _Patient(H11Protocol):
             self._throw_away(data)
             return
         super().data_received(data)
+        if self.lingers:  # since just now
+            return
         if self._stopping:
             self._last_one()
         elif self.conn.their_state is not h11.SEND_BODY:

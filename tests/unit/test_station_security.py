@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +406,31 @@ def test_who_is_refused_before_all_is_sent_reads_the_answer(
         while b"running" not in got:
             got += one.recv(65536) or b"closed"
         assert b"closed" not in got and b"HTTP/1.1 200" in got
+
+
+def test_what_is_no_request_is_refused_and_nobody_goes_on_with_it(
+    server: PageServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chunks that are none, words behind the end of a request: 400, and no mistake of the page's own."""
+    client = browser(server)
+    head = (
+        f"Host: 127.0.0.1:{server.port}\r\nOrigin: {base_of(server)}\r\n"
+        f"Cookie: edge_session={client.cookies['edge_session']}\r\n"
+    )
+    chunked = f"POST /look HTTP/1.1\r\n{head}Content-Type: application/x-www-form-urlencoded\r\n"
+    assert b" 400 " in raw(server, f"{chunked}Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode())[:40]
+    for end in (False, True):
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+                one.sendall(f"GET /history HTTP/1.0\r\n{head}\r\n".encode())
+                time.sleep(0.001)
+                with suppress(ConnectionError):  # it broke the rules: it may or may not see the answer
+                    one.sendall(b"--x\r\nxxx")
+                    if end:
+                        one.shutdown(socket.SHUT_WR)
+                    assert one.recv(65536)[9:12] in (b"200", b"400")
+    assert client.get("/system").status_code == 200
+    assert not [one for one in caplog.records if one.exc_info or "page_bug" in one.getMessage()]
 
 
 def test_who_is_refused_and_sends_no_more_loses_the_connection(tmp_path: Path) -> None:
