@@ -112,7 +112,7 @@ class _Patient(H11Protocol):
             self._throw_away(data)
             return
         super().data_received(data)
-        if self.lingers:  # since just now
+        if self.transport.is_closing():  # or lingers since just now
             return
         if self._stopping:
             self._last_one()
