@@ -46,6 +46,7 @@ def register(verbs: Any) -> None:
     verb.add_argument("--cause", action="append", metavar="TEXT", help="typical causes; give it once for each")
     verb.add_argument("--indicator", action="append", metavar="TEXT", help="indicators of severity; once for each")
     verb.add_argument("--reset", action="store_true", help="back to the shipped words")
+    verb.add_argument("--language", choices=["en", "he"], default="en", help="of the shipped words (en)")
     verb.add_argument("--why", default="", metavar="TEXT", help="needed for a change")
     verb.add_argument("--who", default=user_name(), metavar="NAME", help="(%(default)s)")
     verb = add_verb(verbs, "sessions", _sessions, "runs of the daemon")
@@ -203,9 +204,10 @@ def _patterns(args: argparse.Namespace) -> int:
         raise UsageError("which type is to be changed?", hint="edge-daemon memory patterns TYPE --description ...")
     with bank_of(args, read_only=not changing) as bank:
         if changing:
-            shown = [bank.edit_pattern(args.type, who=args.who, why=args.why, reset=args.reset, **given)]
+            shown = [bank.edit_pattern(args.type, who=args.who, why=args.why, reset=args.reset,
+                                       language=args.language, **given)]  # fmt: skip
         else:
-            known = bank.patterns()
+            known = bank.patterns(language=args.language)
             if args.type is not None and args.type not in known:
                 raise UsageError(f"{args.type!r} is no type of defect", hint="one of: " + ", ".join(known))
             shown = [known[args.type]] if args.type is not None else list(known.values())

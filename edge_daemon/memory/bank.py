@@ -276,9 +276,13 @@ class MemoryBank(Journal):
         """A corrected label image that came with feedback, uint8 (H, W). Raises UsageError where there is none."""
         return people.mask_of(self._db, sha256)
 
-    def patterns(self) -> dict[str, Pattern]:
-        """What is known about each type of defect, by type: description, typical causes, indicators of severity."""
-        return people.patterns(self._db)
+    def patterns(self, *, language: str = "en") -> dict[str, Pattern]:
+        """What is known about each type of defect, by type: description, typical causes, indicators of severity.
+
+        A site's own words as they were written; the shipped ones in ``language``, ``en`` or ``he``. Raises UsageError
+        for another language.
+        """
+        return people.patterns(self._db, language)
 
     def edit_pattern(
         self,
@@ -291,12 +295,14 @@ class MemoryBank(Journal):
         causes: Sequence[str] | None = None,
         severity: Sequence[str] | None = None,
         reset: bool = False,
+        language: str = "en",
     ) -> Pattern:
         """Put own words in place of the shipped ones, or with ``reset`` the shipped ones back; kept in the audit chain.
-        What is None stays. Raises UsageError."""
+        What is None stays; where it was as shipped, it becomes own words as shipped in ``language``. Raises UsageError.
+        """
         return people.edit_pattern(
             self._db, type, who=who, why=why, title=title, description=description, causes=causes, severity=severity,
-            reset=reset,
+            reset=reset, language=language,
         )  # fmt: skip
 
     def note(self, kind: str, subject: str, *, who: str, why: str, body: Mapping[str, Any] | None = None) -> Chained:

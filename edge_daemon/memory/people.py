@@ -248,33 +248,41 @@ def mask_of(db: Backend, sha256: str) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------- patterns
 
 
+#: Languages that the shipped words exist in: one file each under patterns/.
+LANGUAGES = ("en", "he")
+
+
 @cache
-def _shipped() -> dict[str, Pattern]:
-    document = json.loads(files("edge_daemon.memory").joinpath("patterns.json").read_text(encoding="utf-8"))
+def _shipped(language: str) -> dict[str, Pattern]:
+    if language not in LANGUAGES:
+        raise UsageError(f"there are no words in the language {language!r}", hint="one of: " + ", ".join(LANGUAGES))
+    file = files("edge_daemon.memory") / "patterns" / f"{language}.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
     return {
         name: Pattern(name, one["title"], one["description"], tuple(one["causes"]), tuple(one["severity"]))
         for name, one in document["types"].items()
     }
 
 
-def patterns(db: Backend) -> dict[str, Pattern]:
-    """What is known about every type of defect: the user's own words where there are any, else the shipped ones."""
+def patterns(db: Backend, language: str) -> dict[str, Pattern]:
+    """What is known about every type of defect: the user's own words where there are any, in whatever language they
+    are, else the shipped ones of ``language``."""
     rows = db.query("SELECT type, title, description, causes, severity, edited_by, edited_utc FROM patterns")
     own = {row[0]: Pattern(row[0], row[1], row[2], tuple(json.loads(row[3])), tuple(json.loads(row[4])), row[5], row[6])
            for row in rows}  # fmt: skip
-    return {**_shipped(), **own}
+    return {**_shipped(language), **own}
 
 
 def edit_pattern(
     db: Backend, type_: str, *, who: str, why: str, title: str | None, description: str | None,
-    causes: Sequence[str] | None, severity: Sequence[str] | None, reset: bool,
+    causes: Sequence[str] | None, severity: Sequence[str] | None, reset: bool, language: str,
 ) -> Pattern:  # fmt: skip
     """Put the user's own words in place of the shipped ones, or with ``reset`` the shipped ones back."""
     if type_ not in (*TYPE_IDS, UNKNOWN_TYPE):
         raise UsageError(f"{type_!r} is no type of defect", hint="one of: " + ", ".join((*TYPE_IDS, UNKNOWN_TYPE)))
     who, why = said("who", who), said("why", why)
     at_utc = utc_now()
-    before = _shipped()[type_] if reset else patterns(db)[type_]
+    before = _shipped(language)[type_] if reset else patterns(db, language)[type_]
     given: dict[str, Any] = {
         "title": None if title is None else said("the title", title),
         "description": None if description is None else said("the description", description),

@@ -126,6 +126,7 @@ def _routes() -> list[Route | Mount]:
         Route("/audit", views_knowledge.audit),
         Route("/users", views_account.users, methods=["GET", "POST"]),
         Route("/login", views_account.login, methods=["GET", "POST"]),
+        Route("/password", views_account.password, methods=["GET", "POST"]),
         Route("/logout", views_account.logout, methods=["POST"]),
         Route("/look", views_account.look, methods=["POST"]),
         Route("/healthz", _healthz),

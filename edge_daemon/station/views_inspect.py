@@ -17,6 +17,7 @@ from ..units import length_mm
 from .choices import Choice, TableChoice
 from .jobs import STAGES, Job
 from .uploads import Upload, read_upload
+from .views_record import stored
 from .web import Refused, form_of, needs, redirect, render, services, session_of, text_of, words_of
 
 __all__ = ["home", "job_page", "job_state", "submit", "table_fields"]
@@ -122,7 +123,8 @@ async def _stored_frame(request: Request, again: str) -> Upload:
     folder = None if found is None else own.banks.pictures_folder(found)
     if found is None or folder is None or not (folder / "frame.png").is_file():
         raise ImageError("the picture of this record was not kept", hint="send the file")
-    picture = await to_thread.run_sync(load_picture, folder / "frame.png", limiter=_DECODING)
+    with stored():
+        picture = await to_thread.run_sync(load_picture, folder / "frame.png", limiter=_DECODING)
     return Upload(picture, str(found.document.get("image") or "frame.png"), "PNG", False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,12 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import EdgeError
+from ..errors import EdgeError, UsageError
 from ..memory import MemoryBank
 from .asking import number_before
 from .bank import BANKS
 from .users import may
-from .web import Refused, form_of, needs, redirect, render, services, session_of, text_of
+from .web import Refused, form_of, needs, redirect, render, services, session_of, text_of, words_of
 
 __all__ = ["audit", "knowledge", "pattern"]
 
@@ -35,7 +36,7 @@ def _bank(request: Request) -> tuple[str, MemoryBank]:
 async def knowledge(request: Request) -> Response:
     """Every type of defect: what it is, where it comes from, what makes it worse."""
     _, bank = await to_thread.run_sync(_bank, request)
-    patterns = await to_thread.run_sync(bank.patterns)
+    patterns = await to_thread.run_sync(partial(bank.patterns, language=words_of(request).language))
     return render(request, "knowledge.html", patterns=list(patterns.values()))
 
 
@@ -45,15 +46,16 @@ async def pattern(request: Request) -> Response:
     back. Each change stands in the audit chain with who and why."""
     source, bank = await to_thread.run_sync(_bank, request)
     name, session = request.path_params["type"], session_of(request)
-    known = await to_thread.run_sync(bank.patterns)
+    known = await to_thread.run_sync(partial(bank.patterns, language=words_of(request).language))
     if name not in known:
         raise Refused(404, "refused.404")
-    shown, error = known[name], None
+    shown, error, typed = known[name], None, known[name]
     if request.method == "POST":
         form = await form_of(request, most_bytes=64 << 10)
         if not may(session.role, "administrator"):
             raise Refused(403, "refused.role")
         change: dict[str, Any] = {"reset": True}
+        why = text_of(form, "why", _LONGEST)
         if text_of(form, "do") != "reset":
             change = {
                 "title": text_of(form, "title"),
@@ -61,16 +63,21 @@ async def pattern(request: Request) -> Response:
                 "causes": _lines(text_of(form, "causes", 8 * _LONGEST, lines=True)),
                 "severity": _lines(text_of(form, "severity", 8 * _LONGEST, lines=True)),
             }
+            typed = replace(shown, **change)
         writer = services(request).banks.writer(source)
         try:
-            await to_thread.run_sync(
-                partial(writer.edit_pattern, name, who=session.user, why=text_of(form, "why", _LONGEST), **change)
-            )
+            if text_of(form, "seen") != (shown.edited_utc or ""):
+                raise UsageError(
+                    f"{shown.edited_by or 'somebody'} changed these words while you were writing",
+                    hint="above is what they are now; what you wrote is below: send it again if it still holds",
+                )
+            await to_thread.run_sync(partial(writer.edit_pattern, name, who=session.user, why=why, **change))
             return redirect(f"/knowledge/{name}")
         except EdgeError as caught:
             error = caught
     return render(
-        request, "pattern.html", status=200 if error is None else 400, pattern=shown, error=error, source=source,
+        request, "pattern.html", status=200 if error is None else 400, pattern=shown, typed=typed,
+        error=error, source=source,
         changes=await to_thread.run_sync(partial(bank.notes, kind="pattern", subject=name, limit=20)),
     )  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..errors import ImageError
 from ..images import load_picture
 from ..memory import StoredRecord
 from ..records import TYPE_IDS, Outcome
@@ -23,7 +26,7 @@ from .report.sources import StoredPictures, stored_pictures
 from .web import Refused, attached, needs, render, services, session_of, words_of
 from .words import LANGUAGES, Words
 
-__all__ = ["download", "frame_size_px", "picture", "record_of", "record_page", "report"]
+__all__ = ["download", "frame_size_px", "picture", "record_of", "record_page", "report", "stored"]
 
 _DRAWING = CapacityLimiter(2)
 #: What may be asked for by name, and the file behind it.
@@ -66,11 +69,33 @@ async def record_page(request: Request) -> Response:
 
 def frame_size_px(folder: Path | None) -> tuple[int, int] | None:
     """(width, height) of the frame, from its header."""
-    if folder is None or not (folder / "frame.png").is_file():
+    if folder is None:
         return None
-    with (folder / "frame.png").open("rb") as file:
-        head = file.read(24)
+    try:
+        with (folder / "frame.png").open("rb") as file:
+            head = file.read(24)
+    except OSError:
+        return None
+    if len(head) < 24 or head[12:16] != b"IHDR":
+        return None  # damaged
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+@contextmanager
+def stored() -> Iterator[None]:
+    """Around reading a record's pictures: one that retention has just removed is not there, a damaged one is said to
+    be; neither names a path. Raises Refused."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise Refused(404, "refused.no_picture") from None
+    except (OSError, ImageError):
+        raise Refused(503, "refused.damaged") from None
+
+
+def _read(path: Path) -> bytes:
+    with stored():
+        return path.read_bytes()
 
 
 def _file(folder: Path | None, name: str) -> Path:
@@ -96,7 +121,7 @@ async def picture(request: Request) -> Response:
     path = _file(folder, _PICTURES[name])
     if name in ("original", "highlight"):
         return _image(await to_thread.run_sync(_for_the_eye, path, limiter=_DRAWING), "image/png")
-    data = await to_thread.run_sync(path.read_bytes)
+    data = await to_thread.run_sync(_read, path)
     return _image(data, "image/jpeg" if path.suffix == ".jpg" else "image/png")
 
 
@@ -107,13 +132,15 @@ def _image(data: bytes, media_type: str) -> Response:
 
 def _for_the_eye(path: Path) -> bytes:
     """The file as it is where it has 8 bits; else 8 bits of it, stretched as its frame is: yellow stays yellow."""
-    data = path.read_bytes()
-    if data[24] != 16:  # bit depth in IHDR
+    data = _read(path)
+    if data[24:25] != b"\x10":  # bit depth in IHDR
         return data
-    frame = load_picture(path.with_name("frame.png")).pixels
+    with stored():
+        frame = load_picture(path.with_name("frame.png")).pixels
     shown, _ = shown_8bit(frame)
     if path.name != "frame.png":
-        marked = load_picture(path).pixels
+        with stored():
+            marked = load_picture(path).pixels
         rgb = shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
         own = frame if frame.ndim == 3 else np.repeat(frame[:, :, None], 3, axis=2)
         shown = rgb.copy()
@@ -124,7 +151,8 @@ def _for_the_eye(path: Path) -> bytes:
 def _marked(folder: Path | None) -> NDArray[Any]:
     """The picture with its defects in yellow, without where that was not kept."""
     highlighted = folder is not None and (folder / "highlight.png").is_file()
-    return load_picture(_file(folder, "highlight.png" if highlighted else "frame.png")).pixels
+    with stored():
+        return load_picture(_file(folder, "highlight.png" if highlighted else "frame.png")).pixels
 
 
 def _thumbnail(folder: Path | None) -> bytes:
@@ -172,7 +200,7 @@ async def download(request: Request) -> Response:
         return attached(text.encode(), "application/json", f"{found.record_id}.json")
     if name not in _DOWNLOADS:
         raise Refused(404, "refused.404")
-    data = await to_thread.run_sync(_file(folder, _DOWNLOADS[name]).read_bytes)
+    data = await to_thread.run_sync(_read, _file(folder, _DOWNLOADS[name]))
     return attached(data, "image/png", f"{found.record_id}-{name}")
 
 
@@ -188,7 +216,8 @@ async def report(request: Request) -> Response:
         raise Refused(404, "refused.404")
 
     def make() -> bytes:
-        kept: StoredPictures = stored_pictures(folder, {**found.document, "image": None})
+        with stored():
+            kept: StoredPictures = stored_pictures(folder, {**found.document, "image": None})
         made = report_of(found.document, pixels=kept.pixels, labels=kept.labels, drawn=kept.drawn, words=words)
         return made.html().encode() if kind == "html" else made.pdf(paper)
 

@@ -183,6 +183,10 @@ class Guard:
             log("page_bug", f"{type(error).__name__}: {error}", level=40, error=error, path=path)
             if not started:
                 await error_response(Request(scope, receive), error)(scope, receive, sender)
+        finally:
+            form: FormData | None = scope.get("edge_form")
+            if form is not None:  # a file where none was asked for, too
+                await form.close()
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refused | None:
         own = self._services
@@ -347,9 +351,9 @@ async def form_of(request: Request, *, most_bytes: int = 1 << 20) -> FormData:
         if isinstance(error, Refused):
             raise
         raise Refused(400, "refused.form") from None
+    request.scope["edge_form"] = form  # the guard closes it
     token = form.get("csrf")
     if session is not None and not (isinstance(token, str) and session.owns(token)):
-        await form.close()
         raise Refused(403, "refused.csrf")
     return form
 

@@ -62,6 +62,11 @@ class Words:
         """Whether there is such a sentence."""
         return key in self._texts
 
+    @staticmethod
+    def of(text: str) -> str:
+        """The language that somebody's words are in, by their letters."""
+        return "he" if _HEBREW.search(text) else "en"
+
     def type_name(self, identifier: str) -> str:
         """A defect type by its name for people; a type that has none by its identifier."""
         return self._texts.get(f"type.{identifier}", identifier.replace("_", " "))

@@ -508,6 +508,63 @@ def test_what_one_user_sends_another_user_does_not_see(place: Path, tmp_path: Pa
         assert "ian" in ann.get("/audit").text and "inspected" in ann.get("/audit").text
 
 
+@pytest.mark.needs("axe")
+def test_ones_own_password_is_changed_by_keyboard(chromium: Any, tmp_path: Path, shots: Path) -> None:
+    """From the menu, in both languages; axe finds nothing serious, with and without an error shown."""
+    from edge_daemon.station.users import Users
+
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+    password, new = "a sentence of its own", "another sentence of its own"
+    users = Users(tmp_path / "users.json")
+    users.add("ann", "administrator", password)
+    users.add("otto", "operator", password)
+    options = StationOptions(data=tmp_path / "data", port=0, users=tmp_path / "users.json")
+    for locale, before, after in (("en-GB", password, new), ("he-IL", new, password)):
+        with PageServer(options) as server:
+            context = chromium.new_context(locale=locale, viewport={"width": 1024, "height": 768}, bypass_csp=True)
+            page = context.new_page()
+            page.goto(f"{base(server)}/login")
+            page.fill("input[name=name]", "otto")
+            page.fill("input[name=password]", before)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".menu summary")
+            page.focus(".menu summary")
+            page.keyboard.press("Enter")
+            page.focus('.sheet a[href="/password"]')
+            page.keyboard.press("Enter")
+            page.wait_for_selector("input[name=present]:focus")
+            page.screenshot(path=shots / f"password-{locale}.png")
+            for present, expected in (("wrong", "#error"), (before, "#done")):
+                page.focus("input[name=present]")
+                for text in (present, after, after):
+                    page.keyboard.type(text)
+                    page.keyboard.press("Tab")
+                page.keyboard.press("Enter")  # on the button
+                page.wait_for_selector(expected)
+                page.evaluate(axe)
+                result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
+                assert [one["id"] for one in result["violations"] if one["impact"] in ("serious", "critical")] == []
+                page.screenshot(path=shots / f"password-{expected[1:]}-{locale}.png")
+            context.close()
+        assert Users(tmp_path / "users.json").check("otto", after) is not None
+    with PageServer(options) as server:
+        for width in (1024, 390):
+            context = chromium.new_context(locale="he-IL", viewport={"width": width, "height": 768}, bypass_csp=True)
+            page = context.new_page()
+            page.goto(f"{base(server)}/login")
+            page.fill("input[name=name]", "ann")
+            page.fill("input[name=password]", password)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".menu summary")
+            page.goto(f"{base(server)}/users")
+            page.screenshot(path=shots / f"users-{width}.png", full_page=True)
+            page.evaluate(axe)
+            result = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
+            assert [one["id"] for one in result["violations"] if one["impact"] in ("serious", "critical")] == []
+            assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+            context.close()
+
+
 def test_fuzzed_uploads_leave_the_page_as_it_was(server: PageServer, place: Path) -> None:
     """A sentence for each, also for a form that is no form; the next good picture is taken."""
     rng = np.random.default_rng(5)

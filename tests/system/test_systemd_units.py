@@ -19,7 +19,7 @@ import pytest
 from edge_daemon.resources import data_folder
 
 UNITS = data_folder("systemd")
-SERVICES = ("edge-line.service", "edge-daemon.service")
+SERVICES = ("edge-line.service", "edge-daemon.service", "edge-station.service")
 PROGRAM = "/opt/edge-daemon/bin/edge-daemon"
 needs_systemd = pytest.mark.needs("systemd-analyze")
 
@@ -65,7 +65,9 @@ def test_verify_would_notice_a_misspelt_key(installed: Path) -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize(("name", "limit"), [("edge-line.service", 0.5), ("edge-daemon.service", 1.5)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("edge-line.service", 0.5), ("edge-daemon.service", 1.5), ("edge-station.service", 1.5)]
+)
 def test_exposure(installed: Path, name: str, limit: float) -> None:
     done = run("systemd-analyze", "security", "--offline=yes", "--no-pager", str(installed / name))
     score = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
@@ -92,9 +94,49 @@ def test_what_the_units_start_exists() -> None:
         done = run(sys.executable, "-m", "edge_daemon", *arguments)
         assert done.returncode == 2, "the command is known; its config is not on this machine"
         assert "/etc/edge-daemon/line.toml" in done.stderr
-        assert settings(name)["Type"] == ["notify"]
-        assert settings(name)["WatchdogSec"]
+        if name != "edge-station.service":  # nobody waits for the page, and a page that hangs holds nobody up
+            assert settings(name)["Type"] == ["notify"]
+            assert settings(name)["WatchdogSec"]
     assert settings("edge-daemon.service")["ExecReload"] == ['/bin/sh -c "kill -HUP $MAINPID"']
+
+
+def test_the_page_is_neither_the_gate_nor_the_daemon_and_cannot_reach_their_secrets() -> None:
+    page, daemon, line = (settings(f"edge-{name}.service") for name in ("station", "daemon", "line"))
+    assert len({page["User"][0], daemon["User"][0], line["User"][0]}) == 3
+    assert page["Group"] == daemon["Group"] and page["UMask"] == ["0077"] and daemon["UMask"] == ["0027"]
+    hidden = {path.lstrip("-") for path in page["InaccessiblePaths"]}
+    tmpfiles = (UNITS / "tmpfiles.d/edge-daemon.conf").read_text(encoding="utf-8")
+    secrets = {one.split()[1] for one in tmpfiles.splitlines() if re.search("password|key|credentials", one[1:])}
+    secrets = {one for one in secrets if one.startswith("/etc/edge-daemon")} - {"/etc/edge-daemon/line.toml"}
+    assert {*secrets, "/run/edge-daemon"} == hidden, "the socket of the gate as well"
+    assert "ReadWritePaths" not in page and page["ProtectSystem"] == ["strict"]
+    assert page["IPAddressDeny"] == ["any"] and page["IPAddressAllow"] == ["localhost"]
+    assert not {"Requires", "Wants", "BindsTo", "PartOf"} & set(page), "it neither starts nor stops the line"
+    weights = [int(one["CPUWeight"][0]) for one in (page, daemon, line)]
+    assert weights == sorted(weights) and weights[0] * 10 <= weights[1]
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", ["plant-network", "line-feedback"])
+def test_the_drop_ins_of_the_page_are_accepted(installed: Path, name: str) -> None:
+    example = UNITS / f"edge-station.service.d/{name}.conf.example"
+    folder = installed / "edge-station.service.d"
+    folder.mkdir()
+    text = example.read_text(encoding="utf-8").replace(PROGRAM, sys.executable)
+    (folder / f"{name}.conf").write_text(text, encoding="utf-8")
+    unit = str(installed / "edge-station.service")
+    done = run("systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", unit)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    if name == "plant-network":
+        (command,) = (one for one in text.splitlines() if one.startswith(f"ExecStart={sys.executable}"))
+        words = shlex.split(command)
+        for credential in ("page.pem", "page.key"):
+            assert f"LoadCredential={credential}:/etc/edge-station/{credential}" in text
+            assert f"%d/{credential}" in words, "the key is named, and lies in no folder that the page's user reads"
+        from edge_daemon.cli import build_parser
+
+        parsed = build_parser().parse_args(words[words.index("station") :])
+        assert parsed.host == "192.0.2.20" and parsed.users == Path("/var/lib/edge-station/users.json")
 
 
 def test_folders_of_the_units_are_the_defaults_of_the_program() -> None:
@@ -170,7 +212,8 @@ def test_users_and_folders_can_be_made(tmp_path: Path) -> None:
     assert "edge-line" in groups["edge-daemon"]
     for group in ("video", "render", "plugdev"):
         assert "edge-daemon" in groups[group]
-    assert "edge-daemon" not in groups["dialout"], "only the gate may open the serial port"
+    assert groups["dialout"] == ["edge-line"], "only the gate may open the serial port"
+    assert "edge-station" in groups["edge-daemon"]
 
     (root / "etc/edge-daemon").mkdir()
     for name in ("line.toml", "mqtt-password"):

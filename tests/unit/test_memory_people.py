@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,7 @@ from edge_daemon.resources import engine_folder
 from edge_daemon.segment.bundle import load
 from edge_daemon.segment.registry import open_engine
 from edge_daemon.simulator import conveyor_part
+from edge_daemon.station.words import Words
 from edge_daemon.tickets import new_record_id
 from edge_daemon.train.labelled import UNTYPED, open_folder
 
@@ -185,16 +187,39 @@ def test_retention_keeps_what_people_have_spoken_about(bank: MemoryBank, tmp_pat
 # ---------------------------------------------------------------- patterns
 
 
-def test_every_type_has_its_pattern(bank: MemoryBank) -> None:
-    patterns = bank.patterns()
+@pytest.mark.parametrize("language", ["en", "he"])
+def test_every_type_has_its_pattern(bank: MemoryBank, language: str) -> None:
+    patterns = bank.patterns(language=language)
     assert set(patterns) == {*TYPE_IDS, UNKNOWN_TYPE}
     for pattern in patterns.values():
-        assert len(pattern.description) > 60
+        assert len(pattern.description) > 45
         assert len(pattern.causes) >= 3
         assert len(pattern.severity) >= 3
         assert pattern.edited_by is None
     texts = [text for one in patterns.values() for text in (one.description, *one.causes, *one.severity)]
     assert len(set(texts)) == len(texts), "no sentence stands for two types"
+    letters = [bool(re.search("[\u05d0-\u05ea]", text)) for text in texts]
+    assert all(letters) if language == "he" else not any(letters)
+
+
+def test_the_shipped_words_say_as_much_in_every_language(bank: MemoryBank) -> None:
+    english, hebrew = bank.patterns(), bank.patterns(language="he")
+    names = Words("he")
+    for name, one in english.items():
+        other = hebrew[name]
+        assert (len(one.causes), len(one.severity)) == (len(other.causes), len(other.severity)), name
+        assert name == "unknown" or other.title == names.type_name(name), "called as everywhere on the page"
+    with pytest.raises(UsageError, match="no words in the language 'fr'"):
+        bank.patterns(language="fr")
+
+
+def test_own_words_are_shown_as_they_are_in_every_language(bank: MemoryBank) -> None:
+    own = bank.edit_pattern("crack", who="Ada", why="our alloy", title="Hairline")
+    assert bank.patterns(language="he")["crack"] == bank.patterns()["crack"] == own
+    assert bank.patterns(language="he")["fray"].title == "פרימה"
+    own = bank.edit_pattern("fray", who="Ada", why="our tiles", title="קצה מתפורר", language="he")
+    assert own.causes == bank.patterns()["fray"].causes and "אריחים" in own.causes[2], "what was not given, in Hebrew"
+    assert bank.verify().ok
 
 
 def test_own_words_take_the_place_of_the_shipped_ones(bank: MemoryBank) -> None:

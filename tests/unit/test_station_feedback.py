@@ -282,15 +282,47 @@ def test_an_administrator_edits_what_is_known_and_takes_it_back(who: dict[str, h
             "why": "our own foundry's words"}  # fmt: skip
     assert ann.post("/knowledge/crack", data=form).status_code == 303
     page = who["otto"].get("/knowledge/crack").text
-    assert "<li>too cold</li><li>too fast</li>" in page and "<script>alert" not in page and "words by ann" in page
+    assert (
+        '<li lang="en" dir="auto">too cold</li><li lang="en" dir="auto">too fast</li>' in page
+        and "<script>alert" not in page
+        and "words by ann" in page
+    )
     with MemoryBank(place / "memory.db", read_only=True) as bank:
         assert bank.notes(kind="pattern")[0].why == "our own foundry's words"
-    refused = ann.post("/knowledge/crack", data={**form, "why": ""})
-    assert refused.status_code == 400 and "why is missing" in refused.text
+    overtaken = ann.post("/knowledge/crack", data={**form, "description": "Written meanwhile, in another browser."})
+    assert overtaken.status_code == 400 and "ann changed these words while you were writing" in overtaken.text
+    assert "Written meanwhile" in overtaken.text, "what was typed is not lost"
+    form["seen"] = seen_of(overtaken.text)
+    refused = ann.post("/knowledge/crack", data={**form, "why": "", "description": "Not lost either."})
+    assert refused.status_code == 400 and "why is missing" in refused.text and "Not lost either." in refused.text
     assert ann.post("/knowledge/crack", data={**form, "do": "reset"}).status_code == 303
-    assert re.findall("<p>(.*?)</p>", ann.get("/knowledge/crack").text)[1] in shipped
+    assert re.findall('<p lang="en" dir="auto">(.*?)</p>', ann.get("/knowledge/crack").text)[0] in shipped
     assert ann.get("/knowledge/nothing").status_code == 404
     assert ann.get("/knowledge").text.count('<li class="card">') == len(bank_patterns(place))
+
+
+def seen_of(text: str) -> str:
+    found = re.search(r'name="seen" value="([^"]*)"', text)
+    assert found is not None
+    return found.group(1)
+
+
+def test_what_is_known_is_shipped_in_hebrew_and_own_words_stay_as_they_are(
+    who: dict[str, httpx.Client], place: Path
+) -> None:
+    ann, hebrew = who["ann"], {"accept-language": "he"}
+    page = ann.get("/knowledge/fray", headers=hebrew).text
+    assert '<h1 lang="he" dir="auto">פרימה</h1>' in page and '<li lang="he" dir="auto">אבן השחזה שחוקה' in page
+    form = {"csrf": csrf_of(ann), "do": "edit", "title": "Fray", "description": "Our own tiles crumble.",
+            "causes": "כבישה חלשה\nworn wheel", "severity": "any", "why": "ours", "seen": seen_of(page)}  # fmt: skip
+    assert ann.post("/knowledge/fray", data=form).status_code == 303
+    for headers in (hebrew, {"accept-language": "en"}):
+        page = ann.get("/knowledge/fray", headers=headers).text
+        assert '<p lang="en" dir="auto">Our own tiles crumble.</p>' in page
+        assert '<li lang="he" dir="auto">כבישה חלשה</li><li lang="en" dir="auto">worn wheel</li>' in page
+        assert "Our own tiles crumble." in ann.get("/knowledge", headers=headers).text
+    assert ann.post("/knowledge/fray", data={**form, "do": "reset", "seen": seen_of(page)}).status_code == 303
+    assert bank_patterns(place)["fray"].edited_by is None
 
 
 def bank_patterns(place: Path) -> dict[str, Any]:

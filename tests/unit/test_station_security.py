@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,25 @@ def test_what_cannot_be_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     users.change("ann", role="operator")
     users.remove("ann")
     assert [one.name for one in users.list()] == ["bob"]
+
+
+def test_a_user_added_beside_the_page_is_known_and_never_lost(tmp_path: Path) -> None:
+    path = tmp_path / "users.json"
+    users = Users(path)
+    users.add("ann", "administrator", PASSWORD)
+    Users(path).add("bob", "operator", PASSWORD)  # as --add-user does, in a process of its own
+    assert users.check("bob", PASSWORD) is not None
+    Users(path).add("cid", "operator", PASSWORD)
+    users.change("bob", role="inspector")
+    assert [(one.name, one.role) for one in Users(path).list()] == [
+        ("ann", "administrator"), ("bob", "inspector"), ("cid", "operator")
+    ]  # fmt: skip
+    path.unlink()
+    users.change("cid", role="inspector")
+    assert len(Users(path).list()) == 3
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="no file of users"):
+        users.get("ann")
 
 
 @pytest.mark.parametrize("change", [{"n": 2}, {"role": "king"}, {"salt": ""}, {"name": "../x"}, {"extra": 1}])
@@ -358,6 +378,106 @@ def test_who_opens_connections_and_says_nothing_loses_them(tmp_path: Path) -> No
             one.close()
 
 
+@pytest.mark.parametrize(
+    ("last", "connections", "status"), [("close", 9, 403), ("keep-alive", 9, 403), ("keep-alive", 1, 503)]
+)
+def test_who_is_refused_before_all_is_sent_reads_the_answer(
+    server: PageServer, last: str, connections: int, status: int
+) -> None:
+    """Closed over unread words, a connection is reset, and the answer may be lost with it. 503: all are taken."""
+    server._server.config.limit_concurrency = connections
+    body = b"x" * (8 << 20)
+    head = (
+        f"POST /inspect HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nOrigin: http://evil.example\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: {last}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as one:
+        one.sendall(head.encode() + body[:1000])
+        time.sleep(0.5)  # the answer is there; its sender goes on sending, as browsers do
+        one.sendall(body[1000:])
+        got = one.recv(65536)
+        assert got.startswith(f"HTTP/1.1 {status}".encode())
+        if last == "close" or status == 503:
+            while data := one.recv(65536):
+                got += data
+            assert got.rstrip().endswith(b"</html>" if status == 403 else b"Service Unavailable")
+            return
+        one.sendall(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+        while b"running" not in got:
+            got += one.recv(65536) or b"closed"
+        assert b"closed" not in got and b"HTTP/1.1 200" in got
+
+
+def test_what_is_no_request_is_refused_and_nobody_goes_on_with_it(
+    server: PageServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chunks that are none, words behind the end of a request: 400, and no mistake of the page's own."""
+    client = browser(server)
+    head = (
+        f"Host: 127.0.0.1:{server.port}\r\nOrigin: {base_of(server)}\r\n"
+        f"Cookie: edge_session={client.cookies['edge_session']}\r\n"
+    )
+    chunked = f"POST /look HTTP/1.1\r\n{head}Content-Type: application/x-www-form-urlencoded\r\n"
+    assert b" 400 " in raw(server, f"{chunked}Transfer-Encoding: chunked\r\n\r\nzz\r\n".encode())[:40]
+    for end in (False, True):
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one:
+                one.sendall(f"GET /history HTTP/1.0\r\n{head}\r\n".encode())
+                time.sleep(0.001)
+                with suppress(ConnectionError):  # it broke the rules: it may or may not see the answer
+                    one.sendall(b"--x\r\nxxx")
+                    if end:
+                        one.shutdown(socket.SHUT_WR)
+                    assert one.recv(65536)[9:12] in (b"200", b"400", b"")
+    assert client.get("/system").status_code == 200
+    assert not [one for one in caplog.records if one.exc_info or "page_bug" in one.getMessage()]
+
+
+def test_who_is_refused_and_sends_no_more_loses_the_connection(tmp_path: Path) -> None:
+    running = PageServer(StationOptions(data=tmp_path / "data", port=0))
+    running._server.config.http = protocol(head_timeout_s=30.0)
+    running._server.config.http.rest_s = 0.5  # type: ignore[attr-defined]
+    with running, socket.create_connection(("127.0.0.1", running.port), timeout=20) as one:
+        head = f"POST /inspect HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nContent-Length: 999999\r\n\r\nx"
+        one.sendall(head.encode())
+        assert one.recv(65536).startswith(b"HTTP/1.1 403")
+        one.sendall(b"x")  # a drop, and then silence
+        started_s = time.monotonic()
+        while one.recv(65536):
+            continue
+        assert time.monotonic() - started_s < 5.0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_is_under_way_when_the_page_is_told_to_stop_is_answered(tmp_path: Path, method: str) -> None:
+    """On a connection that was open: sent before it was closed, read by nobody yet."""
+    running = PageServer(StationOptions(data=tmp_path / "data", port=0))
+    really = running._server.shutdown
+    body = b"x" * 300_000 if method == "POST" else b""
+    head = (
+        f"{method} /healthz HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\nOrigin: {base_of(running)}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as one:
+
+        async def shutdown(sockets: Any = None) -> None:
+            one.sendall(head.encode() + body)
+            await really(sockets)
+
+        running._server.shutdown = shutdown  # type: ignore[method-assign]
+        with running:
+            one.sendall(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{running.port}\r\n\r\n".encode())
+            got = b""
+            while b"running" not in got:
+                got += one.recv(65536)
+            started_s = time.monotonic()
+        assert time.monotonic() - started_s < 8.0
+        got = b""
+        while data := one.recv(65536):
+            got += data
+    assert got.startswith(b"HTTP/1.1 200" if method == "GET" else b"HTTP/1.1 405"), got[:80]
+
+
 def test_a_form_that_comes_too_slowly_is_cut_off(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part in time, but never an end."""
     monkeypatch.setattr(web, "_FORM_S", 0.6)
@@ -544,3 +664,103 @@ def test_logging_out_ends_the_session(staffed: PageServer) -> None:
     cookies = dict(client.cookies)
     assert client.post("/logout", data={"csrf": csrf_of(client)}).headers["location"] == "/login"
     assert httpx.get(f"{base_of(staffed)}/history", cookies=cookies).status_code == 303
+
+
+# ---------------------------------------------------------------- one's own password
+
+NEW_PASSWORD = "another sentence, a longer one"
+
+
+def change_password(client: httpx.Client, present: str, new: str, again: str | None = None) -> httpx.Response:
+    form = {"csrf": csrf_of(client, "/password"), "present": present, "password": new, "again": again or new}
+    return client.post("/password", data=form, headers={"accept-language": "en"})
+
+
+@pytest.mark.parametrize("name", ["otto", "ian", "ann"])
+def test_everybody_changes_their_own_password_and_is_logged_out_elsewhere(staffed: PageServer, name: str) -> None:
+    here, elsewhere, other = logged_in(staffed, name), logged_in(staffed, name), logged_in(staffed, "ann")
+    before = dict(here.cookies)
+    assert 'href="/password"' in here.get("/history").text
+    answer = change_password(here, PASSWORD, NEW_PASSWORD)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/password?done=1")
+    assert here.get(answer.headers["location"]).status_code == 200, "this session goes on"
+    assert elsewhere.get("/history").headers["location"] == "/login", "every other one of that user has ended"
+    assert httpx.get(f"{base_of(staffed)}/history", cookies=before).status_code == 303, "under a new cookie"
+    assert name == "ann" or other.get("/history").status_code == 200, "nobody else's"
+    assert logged_in(staffed, name).get("/history").status_code == 303, "the old password is of no use any more"
+    assert logged_in(staffed, name, NEW_PASSWORD).get("/history").status_code == 200
+    assert staffed.options.users is not None
+    again = Users(staffed.options.users)
+    assert again.check(name, NEW_PASSWORD) is not None and again.check(name, PASSWORD) is None
+    with MemoryBank(staffed.options.data / "page.db", read_only=True) as bank:
+        (entry,) = bank.notes(kind="own_password", limit=10)
+    assert (entry.subject, entry.who) == (name, name)
+    assert NEW_PASSWORD not in json.dumps(entry.body) and PASSWORD not in json.dumps(entry.body)
+
+
+def test_a_password_that_cannot_be_changes_nothing_and_says_why(staffed: PageServer) -> None:
+    otto = logged_in(staffed, "otto")
+    assert staffed.options.users is not None
+    before = staffed.options.users.read_bytes()
+    for new, again, status, sentence in (
+        ("brief", None, 400, "shorter than 12 characters"), ("x" * 1025, None, 400, "longer than 1,024"),
+        (PASSWORD, None, 400, "is the current one"), (NEW_PASSWORD, NEW_PASSWORD + "!", 400, "differ"),
+    ):  # fmt: skip
+        answer = change_password(otto, PASSWORD, new, again)
+        assert answer.status_code == status and sentence in answer.text, new[:20]
+        assert new not in answer.text, "what was typed is not sent back"
+    answer = change_password(otto, "wrong", NEW_PASSWORD)
+    assert answer.status_code == 403 and "current password is wrong" in answer.text
+    form = {"csrf": csrf_of(otto, "/password"), "present": PASSWORD, "again": NEW_PASSWORD}
+    assert otto.post("/password", data=form, files={"password": ("x", b"y" * 20)}).status_code == 400
+    form = {**form, "csrf": "of somebody else", "password": NEW_PASSWORD}
+    assert otto.post("/password", data=form).status_code == 403
+    assert staffed.options.users.read_bytes() == before
+    assert otto.get("/history").status_code == 200
+    with MemoryBank(staffed.options.data / "page.db", read_only=True) as bank:
+        assert [one.who for one in bank.notes(kind="own_password_failed", limit=10)] == ["otto"]
+
+
+def test_an_open_session_does_not_help_to_guess_the_password(staffed: PageServer) -> None:
+    clock = Clock()
+    staffed._app.state.services.throttle.clock = clock
+    otto = logged_in(staffed, "otto")
+    answers = [change_password(otto, "wrong", NEW_PASSWORD).status_code for _ in range(5)]
+    assert answers == [403, 403, 403, 403, 429]
+    assert change_password(otto, PASSWORD, NEW_PASSWORD).status_code == 429, "nor the right one, before the time"
+    clock.now_s += 3.0
+    assert change_password(otto, PASSWORD, NEW_PASSWORD).status_code == 303
+
+
+def test_whom_an_administrator_changes_meanwhile_changes_nothing(staffed: PageServer) -> None:
+    users, otto = staffed._app.state.services.users, logged_in(staffed, "otto")
+    really = users.check
+
+    def slowly(name: str, password: str) -> Any:
+        found = really(name, password)
+        users.change("otto", password="set by the administrator")
+        return found
+
+    users.check = slowly
+    answer = change_password(otto, PASSWORD, NEW_PASSWORD)
+    assert answer.status_code == 400 and "changed by somebody else" in answer.text
+    assert really("otto", "set by the administrator") is not None
+
+
+def test_a_password_that_the_trail_cannot_keep_is_not_changed(
+    staffed: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    otto = logged_in(staffed, "otto")
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full", code="DISK_FULL")
+
+    monkeypatch.setattr(staffed._app.state.services.banks, "note", full)
+    assert change_password(otto, PASSWORD, NEW_PASSWORD).status_code == 400
+    assert staffed._app.state.services.users.check("otto", PASSWORD) is not None
+
+
+def test_without_users_there_is_no_password_to_change(server: PageServer) -> None:
+    client = browser(server)
+    assert client.get("/password").status_code == 404
+    assert 'href="/password"' not in client.get("/").text

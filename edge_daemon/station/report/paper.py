@@ -250,6 +250,8 @@ class _Writer:
         table.setStyle([("LEFTPADDING", (0, 0), (-1, -1), 0), ("RIGHTPADDING", (0, 0), (-1, -1), 0),
                         ("TOPPADDING", (0, 0), (-1, -1), 0), ("BOTTOMPADDING", (0, 0), (-1, -1), 0),
                         ("VALIGN", (0, 0), (-1, -1), "TOP")])  # fmt: skip
+        if len(cells) > 1:  # a caption is as wide as its picture, on either side of the page
+            table.setStyle([("RIGHTPADDING", (0, 0), (-2, -1), gap)])
         return table
 
     def _sign(self, node: Node, width: float) -> Flowable:
