@@ -30,6 +30,7 @@ from .line.wire import SEVERITY_NONE, ResultNote
 from .logs import log
 from .memory import MemoryBank, contrasts_of, size_of_pictures
 from .metrics import Metrics
+from .pairing import Pairing
 from .publish import result_payload
 from .records import UNKNOWN_LABEL, Frame, Outcome, Reason, Record
 from .segment.claim_watch import ClaimWatch
@@ -112,7 +113,9 @@ class Pipeline:
         self._refusing = threading.Event()
         self._stopping = threading.Event()
         self._judging_since_ns = 0
-        self._last_captured_ns = -1  # of the last frame a part has taken
+        options = config.camera.options
+        one_a_trigger = isinstance(options, FolderOptions) or getattr(options, "trigger", "") == "hardware"
+        self._pairing = Pairing(camera, config.line.options.longest_held_s) if one_a_trigger else None
         self._retired: queue.SimpleQueue[Station] = queue.SimpleQueue()
         self._state = threading.Lock()  # guards the four below
         self._under_way: dict[str, int | None] = {}  # record id -> when the next part's trigger came
@@ -144,6 +147,13 @@ class Pipeline:
                 self._under_way[self._newest] = ticket.trigger_ns
             self._under_way[ticket.record_id], self._newest = None, ticket.record_id
         self._tickets.put(ticket)
+
+    def not_ours(self, tickets: Sequence[Ticket]) -> None:
+        """Tickets that ended without this pipeline, before it took any from this line process: their frames are left
+        over, and no sign of a trigger held up."""
+        if self._pairing is not None:
+            for ticket in tickets:
+                self._pairing.not_grabbed(ticket.trigger_ns)
 
     def on_their_way(self) -> frozenset[str]:
         """Record ids of the tickets that have entered and have no durable record yet."""
@@ -222,6 +232,8 @@ class Pipeline:
             troubles.append(self._self_test.trouble)
         if self._storage_trouble:
             troubles.append(self._storage_trouble)
+        if self._pairing is not None and self._pairing.trouble():
+            troubles.append("OUT_OF_STEP")
         expired = self.station.refusal(utc_now())
         if expired is not None:
             troubles.append(expired.code)
@@ -266,23 +278,32 @@ class Pipeline:
         if self._refusing.is_set():
             raise CameraError("the daemon is stopping", code="STOPPING")
         refused = _of_another_recipe(ticket, self._serving)
+        pairing = self._pairing
         if refused:
+            if pairing is not None:
+                pairing.not_grabbed(ticket.trigger_ns)
             raise CameraError(refused, code="RECIPE")
         latest_ns = min(ticket.trigger_ns + int(1e9 * self._config.camera.max_delay_s), ticket.deadline_ns)
         if now_ns >= latest_ns:
+            if pairing is not None:
+                pairing.not_grabbed(ticket.trigger_ns)
             raise CameraError("the camera was busy with earlier parts when this one came", code="BUSY")
         earliest_ns = ticket.trigger_ns - int(1e9 * self._config.camera.max_early_s)
-        options = self._config.camera.options
-        one_a_trigger = isinstance(options, FolderOptions) or getattr(options, "trigger", "") == "hardware"
-        if one_a_trigger and self._last_captured_ns >= earliest_ns:
-            # One frame a trigger: the part before took the one that came after this trigger. To wait for another would
-            # take the next part's, and so on: every part would be judged by its successor's frame, for ever.
+        if pairing is not None and pairing.frame_is_taken(earliest_ns):
             raise CameraError("the only frame since this trigger was taken for the part before", code="FRAME_LOST")
-        frame = self._camera.grab((latest_ns - now_ns) / 1e9, after_ns=earliest_ns)
-        self._last_captured_ns = frame.captured_ns
+        captured_ns = None
+        try:
+            frame = self._camera.grab((latest_ns - now_ns) / 1e9, after_ns=earliest_ns)
+            captured_ns = frame.captured_ns
+        finally:
+            if pairing is not None:
+                pairing.grabbed(captured_ns)
         if frame.captured_ns > latest_ns:
             raise GrabTimeout("the frame came too late to be surely this part's")
-        if frame.lost_before and getattr(options, "trigger", "") == "hardware":
+        doubt = "" if pairing is None else pairing.trouble()
+        if doubt:
+            raise CameraError(doubt, code="FRAME_LOST")
+        if frame.lost_before and getattr(self._config.camera.options, "trigger", "") == "hardware":
             raise CameraError(
                 f"{frame.lost_before} exposures are missing before this frame, which may be another part's",
                 code="FRAME_LOST",

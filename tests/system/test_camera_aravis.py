@@ -207,7 +207,9 @@ def test_a_trigger_repeated_into_the_void_answers_nobody() -> None:
     """GVCP repeats an unanswered trigger for 2.5 s; a camera started meanwhile takes it, and exposes before our own."""
     Fake.serve("--size", "320x240")
     for _ in range(3):
-        with ReconnectingCamera(make_camera("aravis", AravisOptions("127.0.0.1")), CapturePolicy(retry_s=0.1)) as camera:
+        with ReconnectingCamera(
+            make_camera("aravis", AravisOptions("127.0.0.1")), CapturePolicy(retry_s=0.1)
+        ) as camera:
             camera.grab(5.0, after_ns=time.monotonic_ns())
             Fake.kill()
             until_s = time.monotonic() + 20
