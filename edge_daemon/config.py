@@ -86,11 +86,13 @@ class MemoryConfig:
 
 @dataclass(frozen=True, slots=True)
 class WatchConfig:
-    """Address of /metrics, /healthz and /readyz; port 0 takes a free one. self_test_s: interval of the engine's."""
+    """Address of /metrics, /healthz and /readyz; port 0 takes a free one. self_test_s: interval of the engine's.
+    golden_s: of the golden part's, where the recipe names one."""
 
     host: str
     port: int
     self_test_s: float
+    golden_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +353,7 @@ def load_config(path: Path) -> DaemonConfig:
         host=watch_table.text("host", "127.0.0.1"),
         port=watch_table.integer("port", 9464, low=0, high=65535),
         self_test_s=watch_table.duration_s("self_test", 60.0, low=1, high=86400),
+        golden_s=watch_table.duration_s("golden", 900.0, low=1, high=86400),
     )
     trust, security_table = _trust(settings)
     for table in (

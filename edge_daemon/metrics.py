@@ -5,7 +5,7 @@ from it, so that a name cannot exist without its explanation (alert rules, dashb
 against it). One prefix ``edge_``, base units, no part ids in labels. Every metric carries the label ``station``.
 
 A gauge has no sample before it is set for the first time: unknown is not zero. Left out, because nothing sets them yet:
-calibration age, golden part, temperature. Memory and CPU come from prometheus_client (``process_*``).
+calibration age, temperature. Memory and CPU come from prometheus_client (``process_*``).
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ METRICS: tuple[MetricDoc, ...] = (
         (),
         "1 while the engine's claims hold, 0 withdrawn; absent if none is watched.",
     ),
+    MetricDoc("edge_golden_part_held", "gauge", (), "1 while the golden part is rejected as it must be, else 0."),
+    MetricDoc(
+        "edge_golden_part_measured", "gauge", (), "Its severity (level, or largest size in mm) at the last check."
+    ),
     MetricDoc("edge_deadline_seconds", "gauge", (), "From a trigger to the last moment of a permit, as configured."),
     MetricDoc("edge_build_info", "gauge", ("version",), "Always 1; the release of this program."),
 )
@@ -149,6 +153,13 @@ class Metrics:
     def _forget(self, name: str) -> None:
         if self._children.pop((name, ()), None) is not None:
             self._metrics[name].remove(self._station)
+
+    def _show(self, name: str, value: float | None) -> None:
+        """A gauge, or nothing where there is nothing to show."""
+        if value is None:
+            self._forget(name)
+        else:
+            self._child(name).set(value)
 
     def trigger(self) -> None:
         """A trigger has been taken."""
@@ -205,12 +216,13 @@ class Metrics:
 
     def certificate(self, valid: bool | None, log_martingale: float | None) -> None:
         """Whether the engine's claims hold and how strong the evidence of drift is; None where nothing is watched."""
-        shown = {"edge_certificate_valid": valid, "edge_drift_log_martingale": log_martingale}
-        for name, value in shown.items():
-            if value is None:
-                self._forget(name)
-            else:
-                self._child(name).set(value)
+        self._show("edge_certificate_valid", valid)
+        self._show("edge_drift_log_martingale", log_martingale)
+
+    def golden(self, held: bool | None, measured: float | None) -> None:
+        """The golden part has been judged; None where there is none, or nothing was measured."""
+        self._show("edge_golden_part_held", held)
+        self._show("edge_golden_part_measured", measured)
 
     def heartbeat(self, ready: bool) -> None:
         """One beat of the main loop; only a ready one renews the time stamp."""

@@ -34,7 +34,7 @@ from .pairing import Pairing
 from .publish import result_payload
 from .records import UNKNOWN_LABEL, Frame, Outcome, Reason, Record
 from .segment.claim_watch import ClaimWatch
-from .self_test import SelfTest
+from .self_test import GoldenCheck, SelfTest
 from .tickets import GateAnswer, Ticket, utc_now
 
 __all__ = ["Part", "Pipeline", "final_verdict", "gate_unknown"]
@@ -123,6 +123,7 @@ class Pipeline:
         self._ended: dict[str, GateAnswer] = {}
         self._unanswered: dict[str, Part] = {}
         self._self_test = SelfTest(config.watch.self_test_s)
+        self._golden = GoldenCheck(config.watch.golden_s)
         self._storage_trouble = ""
         self._threads = [
             threading.Thread(target=target, name=f"edge-{target.__name__.strip('_')}", daemon=True)
@@ -135,8 +136,12 @@ class Pipeline:
         return self._serving[0]
 
     def start(self) -> None:
-        """Run the first self-test, then start the threads. Raises EngineError when the engine fails it."""
+        """Run the first self-test, then start the threads. Raises EngineError when the engine fails it, ConfigError
+        when nothing says what the golden part is expected to be; one that is not rejected is a trouble that may go."""
         self._self_test.run(self.station)
+        if self.station.golden is not None and self.station.golden.expect is None:
+            self._golden.run(self.station)
+        self._check_golden(self.station)
         for thread in self._threads:
             thread.start()
 
@@ -179,6 +184,7 @@ class Pipeline:
         leaves all as it was.
         """
         SelfTest(self._config.watch.self_test_s).run(station)
+        GoldenCheck(self._config.watch.golden_s).run(station)
         if self._watch_claims is not None and station.seals.engine != self.station.seals.engine:
             self.claims = self._watch_claims(station)  # the same bundle keeps what is known of it
         if before is not None:
@@ -230,6 +236,8 @@ class Pipeline:
         troubles += [f"THREAD_DEAD:{thread.name}" for thread in self._threads if not thread.is_alive()]
         if self._self_test.trouble:
             troubles.append(self._self_test.trouble)
+        if self._golden.trouble:
+            troubles.append(self._golden.trouble)
         if self._storage_trouble:
             troubles.append(self._storage_trouble)
         if self._pairing is not None and self._pairing.trouble():
@@ -348,6 +356,25 @@ class Pipeline:
                 self._self_test.run_quietly(station)
             finally:
                 self._judging_since_ns = 0
+        if self._golden.is_due(station):
+            self._judging_since_ns = time.monotonic_ns()
+            try:
+                self._check_golden(station)
+            finally:
+                self._judging_since_ns = 0
+
+    def _check_golden(self, station: Station) -> None:
+        self._golden.run_quietly(station)
+        measured = self._golden.measured
+        self._metrics.golden(self._golden.held, None if measured is None else measured.value)
+
+    def _unfit(self) -> Reason | None:
+        """Why no part may pass although it can be seen: the beat may not have told the gate yet."""
+        if self._self_test.trouble:
+            return Reason("SELF_TEST", f"the engine's self-test is not passed: {self._self_test.trouble}")
+        if self._golden.trouble:
+            return Reason(self._golden.trouble, "the golden part was not rejected as it must be")
+        return None
 
     def _decide(self, part: Part) -> bool:
         """Judge one part and ask for its permit; True when its answer is still to come (``ended`` finishes it)."""
@@ -363,7 +390,7 @@ class Pipeline:
             last_ns = now_ns
 
         if part.verdict is None and part.frame is not None:
-            expired = station.refusal(utc_now()) or self._barred()
+            expired = station.refusal(utc_now()) or self._barred() or self._unfit()
             another = _of_another_recipe(part.ticket, serving)
             if another:  # the recipe was changed between frame and judgement
                 part.verdict = not_evaluable("RECIPE", another)

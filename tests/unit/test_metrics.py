@@ -62,6 +62,8 @@ HAPPENED: tuple[tuple[Callable[[Metrics], None], str, dict[str, str], float], ..
     (lambda m: m.plc(plc(ended={"DEADLINE": 4})), "edge_tickets_ended_total", {"reason": "DEADLINE"}, 4),
     (lambda m: m.certificate(True, -2.5), "edge_certificate_valid", {}, 1),
     (lambda m: m.certificate(False, 7.1), "edge_drift_log_martingale", {}, 7.1),
+    (lambda m: m.golden(True, 6.4), "edge_golden_part_held", {}, 1),
+    (lambda m: m.golden(True, 6.4), "edge_golden_part_measured", {}, 6.4),
     (lambda m: m.engine("e", "ab", "onnx"), "edge_engine_info", {"name": "e", "sha256": "ab", "backend": "onnx"}, 1),
 )
 

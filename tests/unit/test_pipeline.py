@@ -20,6 +20,7 @@ import pytest
 
 from edge_daemon import pipeline as module
 from edge_daemon.errors import CameraError, EngineError, GrabTimeout, StorageError
+from edge_daemon.golden import GoldenPart, Measured
 from edge_daemon.inspection import Inspection, Seals, not_evaluable
 from edge_daemon.judge import Verdict
 from edge_daemon.memory import MemoryBank
@@ -89,6 +90,7 @@ class PlayedStation:
         self.verdict = PASSED
         self.expired: Reason | None = None
         self.calibration, self.not_inspected, self.sensitivity, self.certificate = None, (), None, None
+        self.golden: GoldenPart | None = None
         self.react: Callable[[np.ndarray], None] = lambda pixels: None
 
     def refusal(self, now_utc: str) -> Reason | None:
@@ -166,7 +168,7 @@ class Bench:
             memory=SimpleNamespace(keep=config.get("keep", "none"), pictures=folder / "pictures"),
             mqtt=None,
             require_certificate=False,
-            watch=SimpleNamespace(self_test_s=config.get("self_test_s", 60.0)),
+            watch=SimpleNamespace(self_test_s=config.get("self_test_s", 60.0), golden_s=config.get("golden_s", 60.0)),
         )
         self.pipeline = Pipeline(
             self.config, self.station, self.camera, self.bank, self.line, self.metrics,
@@ -422,6 +424,41 @@ def test_an_engine_that_hangs_in_its_self_test_is_noticed(tmp_path: Path) -> Non
         finally:
             release.set()
         assert eventually(lambda: one.pipeline.troubles() == [])
+
+
+def test_a_golden_part_that_is_not_rejected_is_trouble_until_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_daemon.self_test._RETRY_S", 0.05)
+    caplog.set_level("INFO")
+    judged: list[Any] = [EngineError("it passes", code="GOLDEN_PART")] * 3 + [Measured("crack", "severity", 6.4)]
+
+    def check(verdict: Verdict) -> Measured:
+        answer = judged.pop(0) if len(judged) > 1 else judged[0]
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
+    with bench(tmp_path) as one:
+        one.pipeline.use_station(PlayedStation())  # none with that: nothing to check
+        assert one.record(one.trigger()).result == "PASS"
+        assert one.counted("edge_golden_part_held") == 0
+        one.station = one.pipeline.station
+        one.station.golden = SimpleNamespace(pixels=np.zeros((8, 8), np.uint8), expect=judged[-1], check=check)
+        one.pipeline._golden._due_s = 0.0
+        assert eventually(lambda: one.pipeline.troubles() == ["GOLDEN_PART"])
+        assert one.record(one.trigger()).reasons == ("GOLDEN_PART",)
+        assert eventually(lambda: one.pipeline.troubles() == [])
+        assert one.record(one.trigger()).result == "PASS"
+        assert (one.counted("edge_golden_part_held"), one.counted("edge_golden_part_measured")) == (1, 6.4)
+        events = [getattr(record, "fields", {}).get("event", "") for record in caplog.records]
+        assert [event for event in events if "golden" in event] == ["golden_lost", "golden_back"]
+        judged[:] = [EngineError("it passes", code="GOLDEN_PART")]
+        other = PlayedStation()
+        other.golden = one.station.golden
+        with pytest.raises(EngineError, match="it passes"):
+            one.pipeline.use_station(other)
+        assert one.pipeline.station is one.station, "a recipe that lets the golden part through is not taken"
 
 
 @pytest.mark.parametrize("error", [EngineError("the engine answered NaN"), MemoryError("no room")])

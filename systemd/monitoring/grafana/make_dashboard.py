@@ -55,6 +55,11 @@ ROWS: list[tuple[str, list[Panel]]] = [
                  (f"edge_certificate_valid{{{_S}}}", "{{station}} certificate holds")], None,
             ),
             (
+                "Golden part: rejected as it must be, and its measured severity", "timeseries", "short", 12,
+                [(f"edge_golden_part_held{{{_S}}}", "{{station}} held"),
+                 (f"edge_golden_part_measured{{{_S}}}", "{{station}} measured")], None,
+            ),
+            (
                 "Share with a defect of unknown type", "timeseries", "percentunit", 12,
                 [(f"station:edge_unknown_share:ratio1h{{{_S}}}", "{{station}} hour"),
                  (f"station:edge_unknown_share:ratio7d{{{_S}}}", "{{station}} week")], None,
