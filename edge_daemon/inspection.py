@@ -185,9 +185,16 @@ class Station:
             return inspection
         return replace(inspection, labels=self.calibration.labels_to_frame(inspection.labels, frame_shape))
 
-    def refusal(self, now_utc: str) -> Reason | None:
-        """Why this station may judge nothing at ``now_utc`` (ISO 8601): its calibration has run out."""
-        return None if self.calibration is None else self.calibration.refusal(now_utc)
+    def refusal(self, now_utc: str, max_age_s: float | None = None) -> Reason | None:
+        """Why this station may judge nothing at ``now_utc`` (ISO 8601): its calibration has run out, or is older than
+        ``max_age_s``."""
+        if self.calibration is None:
+            return None
+        age_s = self.calibration.age_s(now_utc)
+        if max_age_s is not None and age_s > max_age_s:
+            text = f"the calibration is {age_s / 86400:.1f} days old, at most {max_age_s / 86400:.1f} are allowed"
+            return Reason("CALIBRATION_OLD", f"{text}: calibrate again")
+        return self.calibration.refusal(now_utc)
 
     def _judged(
         self,

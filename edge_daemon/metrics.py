@@ -4,8 +4,8 @@ Where it stands: beside the line; it is told, it never asks. ``METRICS`` is the 
 from it, so that a name cannot exist without its explanation (alert rules, dashboard and documentation are tested
 against it). One prefix ``edge_``, base units, no part ids in labels. Every metric carries the label ``station``.
 
-A gauge has no sample before it is set for the first time: unknown is not zero. Left out, because nothing sets them yet:
-calibration age, temperature. Memory and CPU come from prometheus_client (``process_*``).
+A gauge has no sample before it is set for the first time: unknown is not zero. Memory and CPU come from
+prometheus_client (``process_*``).
 """
 
 from __future__ import annotations
@@ -99,6 +99,9 @@ METRICS: tuple[MetricDoc, ...] = (
     MetricDoc(
         "edge_golden_part_measured", "gauge", (), "Its severity (level, or largest size in mm) at the last check."
     ),
+    MetricDoc("edge_calibration_age_seconds", "gauge", (), "Since the calibration was made; absent without one."),
+    MetricDoc("edge_device_temperature_celsius", "gauge", (), "The hottest sensor of this device; absent without one."),
+    MetricDoc("edge_device_slowed", "gauge", (), "1 while this device slows itself down (heat, power), else 0."),
     MetricDoc("edge_deadline_seconds", "gauge", (), "From a trigger to the last moment of a permit, as configured."),
     MetricDoc("edge_build_info", "gauge", ("version",), "Always 1; the release of this program."),
 )
@@ -223,6 +226,15 @@ class Metrics:
         """The golden part has been judged; None where there is none, or nothing was measured."""
         self._show("edge_golden_part_held", held)
         self._show("edge_golden_part_measured", measured)
+
+    def device(self, temperature_c: float | None, *, slowed: bool) -> None:
+        """How hot this device is, None where no sensor answers, and whether it slows itself down."""
+        self._show("edge_device_temperature_celsius", temperature_c)
+        self._show("edge_device_slowed", slowed)
+
+    def calibration_age(self, age_s: float | None) -> None:
+        """Age of the calibration in use; None where there is none."""
+        self._show("edge_calibration_age_seconds", age_s)
 
     def heartbeat(self, ready: bool) -> None:
         """One beat of the main loop; only a ready one renews the time stamp."""

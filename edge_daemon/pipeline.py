@@ -242,13 +242,16 @@ class Pipeline:
             troubles.append(self._storage_trouble)
         if self._pairing is not None and self._pairing.trouble():
             troubles.append("OUT_OF_STEP")
-        expired = self.station.refusal(utc_now())
+        expired = self._expired(self.station)
         if expired is not None:
             troubles.append(expired.code)
         barred = self._barred()
         if barred is not None:
             troubles.append(barred.code)
         return troubles
+
+    def _expired(self, station: Station) -> Reason | None:
+        return station.refusal(utc_now(), self._config.watch.max_calibration_age_s)
 
     def _withdrawn(self) -> Reason | None:
         return None if self.claims is None else self.claims.notice()
@@ -390,7 +393,7 @@ class Pipeline:
             last_ns = now_ns
 
         if part.verdict is None and part.frame is not None:
-            expired = station.refusal(utc_now()) or self._barred() or self._unfit()
+            expired = self._expired(station) or self._barred() or self._unfit()
             another = _of_another_recipe(part.ticket, serving)
             if another:  # the recipe was changed between frame and judgement
                 part.verdict = not_evaluable("RECIPE", another)

@@ -93,7 +93,7 @@ class PlayedStation:
         self.golden: GoldenPart | None = None
         self.react: Callable[[np.ndarray], None] = lambda pixels: None
 
-    def refusal(self, now_utc: str) -> Reason | None:
+    def refusal(self, now_utc: str, max_age_s: float | None = None) -> Reason | None:
         return self.expired
 
     def inspect(self, pixels: np.ndarray, lap: Callable[[str], None] = lambda _: None) -> Inspection:
@@ -168,7 +168,11 @@ class Bench:
             memory=SimpleNamespace(keep=config.get("keep", "none"), pictures=folder / "pictures"),
             mqtt=None,
             require_certificate=False,
-            watch=SimpleNamespace(self_test_s=config.get("self_test_s", 60.0), golden_s=config.get("golden_s", 60.0)),
+            watch=SimpleNamespace(
+                max_calibration_age_s=None,
+                self_test_s=config.get("self_test_s", 60.0),
+                golden_s=config.get("golden_s", 60.0),
+            ),
         )
         self.pipeline = Pipeline(
             self.config, self.station, self.camera, self.bank, self.line, self.metrics,

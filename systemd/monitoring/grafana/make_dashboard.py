@@ -141,6 +141,15 @@ ROWS: list[tuple[str, list[Panel]]] = [
                 [('rate(process_cpu_seconds_total{job="edge-daemon"}[$__rate_interval])', "{{instance}}")], None,
             ),
             (
+                "Temperature, and whether the device slows itself down", "timeseries", "short", 12,
+                [(f"edge_device_temperature_celsius{{{_S}}}", "{{station}} hottest sensor, C"),
+                 (f"edge_device_slowed{{{_S}}}", "{{station}} slowed down")], None,
+            ),
+            (
+                "Age of the calibration", "timeseries", "s", 12,
+                [(f"edge_calibration_age_seconds{{{_S}}}", "{{station}}")], None,
+            ),
+            (
                 "Release", "stat", "string", 12,
                 [(f"max by (station, version) (edge_build_info{{{_S}}})", "{{station}} {{version}}")], None,
             ),
