@@ -98,7 +98,10 @@ def _engine(config: DaemonConfig) -> str:
         plates = sum(len(reference.images) for reference in station.references.values())
         timing = f", {1000 * looked_s / plates:.0f} ms a picture" if plates else ""
         engine = f"{station.engine.name} ({station.engine.backend})"
-        return f"recipe {station.name} on {engine}{timing}; {plates} plates measured"
+        golden = ""
+        if station.golden is not None:
+            golden = f"; golden part rejected: {station.golden.check(station.inspect(station.golden.pixels).verdict)}"
+        return f"recipe {station.name} on {engine}{timing}; {plates} plates measured{golden}"
     finally:
         station.engine.close()
 

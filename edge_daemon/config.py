@@ -86,11 +86,18 @@ class MemoryConfig:
 
 @dataclass(frozen=True, slots=True)
 class WatchConfig:
-    """Address of /metrics, /healthz and /readyz; port 0 takes a free one. self_test_s: interval of the engine's."""
+    """Address of /metrics, /healthz and /readyz; port 0 takes a free one. self_test_s: interval of the engine's.
+    golden_s: of the golden part's, where the recipe names one. max_calibration_age_s: an older one is not used,
+    whatever its own day says. max_temperature_c: hotter is not Ready. None: no such limit. stop_when_slowed: nor is a
+    device that slows itself down."""
 
     host: str
     port: int
     self_test_s: float
+    golden_s: float
+    max_calibration_age_s: float | None = None
+    max_temperature_c: float | None = None
+    stop_when_slowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +358,10 @@ def load_config(path: Path) -> DaemonConfig:
         host=watch_table.text("host", "127.0.0.1"),
         port=watch_table.integer("port", 9464, low=0, high=65535),
         self_test_s=watch_table.duration_s("self_test", 60.0, low=1, high=86400),
+        golden_s=watch_table.duration_s("golden", 900.0, low=1, high=86400),
+        max_calibration_age_s=watch_table.duration_s("max_calibration_age", None, low=60),
+        max_temperature_c=watch_table.number("max_temperature_c", None, low=20, high=120),
+        stop_when_slowed=watch_table.flag("stop_when_slowed", False),
     )
     trust, security_table = _trust(settings)
     for table in (

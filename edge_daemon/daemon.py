@@ -21,6 +21,7 @@ from . import __version__, notify
 from .capture import CapturePolicy, ReconnectingCamera, make_camera
 from .commands import CommandListener, RecipeChoice
 from .config import DaemonConfig, load_config
+from .device import DeviceWatch
 from .dispatch import Dispatcher
 from .errors import ConfigError, EdgeError, StorageError
 from .inspection import Station, prepare_station
@@ -35,6 +36,7 @@ from .segment.bundle import load
 from .segment.claim_watch import ClaimWatch, require_claims
 from .segment.registry import open_engine
 from .sparkplug_node import SparkplugNode
+from .tickets import utc_now
 
 __all__ = ["Daemon", "build_station"]
 
@@ -91,6 +93,8 @@ class Daemon:
         self._beaten_s: float | None = None
         self._incurable_since_s: float | None = None
         self._exit_code = 0
+        watch = config.watch
+        self._device = DeviceWatch(watch.max_temperature_c, stop_when_slowed=watch.stop_when_slowed)
         self._disk_trouble = ""
         self._disk_checked_s = time.monotonic()
         self.metrics_port: int | None = None
@@ -280,6 +284,8 @@ class Daemon:
             troubles.append(f"CAMERA_{camera.code}")
         if self._paused:
             troubles.append("PAUSED")
+        if self._device.trouble:
+            troubles.append(self._device.trouble)
         if self._disk_trouble:
             troubles.append(self._disk_trouble)
         elif time.monotonic() - self._disk_checked_s > _DISK_SILENCE_S:
@@ -328,7 +334,7 @@ class Daemon:
     # ---------------------------------------------------------------- far from the line
 
     def _housekeep(self) -> None:
-        """Disk and outbox, in a thread of its own: a disk that hangs must not hang the beat."""
+        """Disk, outbox and device, in a thread of its own: a disk that hangs must not hang the beat."""
         memory = self._config.memory
         while not self._stop.is_set():
             try:
@@ -344,6 +350,9 @@ class Daemon:
             elif self._disk_trouble and not trouble:
                 log("disk_back", "records and pictures can be written again")
             self._disk_trouble, self._disk_checked_s = trouble, time.monotonic()
+            self._metrics.device(self._device.look().temperature_c, slowed=self._device.slowed)
+            calibration = self._pipeline.station.calibration
+            self._metrics.calibration_age(None if calibration is None else calibration.age_s(utc_now()))
             self._stop.wait(_HOUSEKEEPING_S)
 
     def _retain(self) -> None:

@@ -58,6 +58,7 @@ class Dispatcher:
     def start(self, pipeline: Pipeline) -> None:
         """Take events from now on; first of all, write the records that an earlier daemon left behind."""
         self._pipeline = pipeline
+        pipeline.not_ours([item.ticket for item in self.line.unsettled])
         self._thread.start()
 
     def settle(self, ticket: Ticket) -> None:

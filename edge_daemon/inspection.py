@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .calibration import Calibration
 from .errors import ConfigError, EdgeError, ImageError, RuleError
+from .golden import GoldenPart
 from .judge import (
     CombineRule,
     Limits,
@@ -99,7 +100,8 @@ class Station:
     limits, levels: of the part, or of what lies in none of its ``zones``. not_inspected: types of the standard's table
     that this engine does not look for. sensitivity: the operating point of max-recall mode, None by default.
     max_blind_pct: more burnt-out or black pixels than that, in the picture or in a zone, and it is not judged.
-    certificate: the claims of the engine's certificate, None where it was never certified.
+    certificate: the claims of the engine's certificate, None where it was never certified. golden: the stored part that
+    this station must reject, None where the recipe names none.
     """
 
     engine: Engine
@@ -121,6 +123,7 @@ class Station:
     sensitivity: Sensitivity | None = None
     max_blind_pct: float | None = None
     certificate: Claims | None = None
+    golden: GoldenPart | None = None
 
     def inspect(self, pixels: NDArray[Any], lap: Callable[[str], None] = lambda _: None) -> Inspection:
         """Judge one frame: pixels uint8/uint16 (H, W) or RGB (H, W, 3). ``lap(stage)`` is called after each stage.
@@ -182,9 +185,16 @@ class Station:
             return inspection
         return replace(inspection, labels=self.calibration.labels_to_frame(inspection.labels, frame_shape))
 
-    def refusal(self, now_utc: str) -> Reason | None:
-        """Why this station may judge nothing at ``now_utc`` (ISO 8601): its calibration has run out."""
-        return None if self.calibration is None else self.calibration.refusal(now_utc)
+    def refusal(self, now_utc: str, max_age_s: float | None = None) -> Reason | None:
+        """Why this station may judge nothing at ``now_utc`` (ISO 8601): its calibration has run out, or is older than
+        ``max_age_s``."""
+        if self.calibration is None:
+            return None
+        age_s = self.calibration.age_s(now_utc)
+        if max_age_s is not None and age_s > max_age_s:
+            text = f"the calibration is {age_s / 86400:.1f} days old, at most {max_age_s / 86400:.1f} are allowed"
+            return Reason("CALIBRATION_OLD", f"{text}: calibrate again")
+        return self.calibration.refusal(now_utc)
 
     def _judged(
         self,
@@ -391,6 +401,7 @@ def prepare_station(
         max_blind_pct=recipe.max_blind_pct,
         zone_references={zone.name: zone.references for zone in recipe.zones},
         certificate=certificate,
+        golden=recipe.golden,
     )
 
 

@@ -4,8 +4,8 @@ Where it stands: beside the line; it is told, it never asks. ``METRICS`` is the 
 from it, so that a name cannot exist without its explanation (alert rules, dashboard and documentation are tested
 against it). One prefix ``edge_``, base units, no part ids in labels. Every metric carries the label ``station``.
 
-A gauge has no sample before it is set for the first time: unknown is not zero. Left out, because nothing sets them yet:
-calibration age, golden part, temperature. Memory and CPU come from prometheus_client (``process_*``).
+A gauge has no sample before it is set for the first time: unknown is not zero. Memory and CPU come from
+prometheus_client (``process_*``).
 """
 
 from __future__ import annotations
@@ -95,6 +95,13 @@ METRICS: tuple[MetricDoc, ...] = (
         (),
         "1 while the engine's claims hold, 0 withdrawn; absent if none is watched.",
     ),
+    MetricDoc("edge_golden_part_held", "gauge", (), "1 while the golden part is rejected as it must be, else 0."),
+    MetricDoc(
+        "edge_golden_part_measured", "gauge", (), "Its severity (level, or largest size in mm) at the last check."
+    ),
+    MetricDoc("edge_calibration_age_seconds", "gauge", (), "Since the calibration was made; absent without one."),
+    MetricDoc("edge_device_temperature_celsius", "gauge", (), "The hottest sensor of this device; absent without one."),
+    MetricDoc("edge_device_slowed", "gauge", (), "1 while this device slows itself down (heat, power), else 0."),
     MetricDoc("edge_deadline_seconds", "gauge", (), "From a trigger to the last moment of a permit, as configured."),
     MetricDoc("edge_build_info", "gauge", ("version",), "Always 1; the release of this program."),
 )
@@ -149,6 +156,13 @@ class Metrics:
     def _forget(self, name: str) -> None:
         if self._children.pop((name, ()), None) is not None:
             self._metrics[name].remove(self._station)
+
+    def _show(self, name: str, value: float | None) -> None:
+        """A gauge, or nothing where there is nothing to show."""
+        if value is None:
+            self._forget(name)
+        else:
+            self._child(name).set(value)
 
     def trigger(self) -> None:
         """A trigger has been taken."""
@@ -205,12 +219,22 @@ class Metrics:
 
     def certificate(self, valid: bool | None, log_martingale: float | None) -> None:
         """Whether the engine's claims hold and how strong the evidence of drift is; None where nothing is watched."""
-        shown = {"edge_certificate_valid": valid, "edge_drift_log_martingale": log_martingale}
-        for name, value in shown.items():
-            if value is None:
-                self._forget(name)
-            else:
-                self._child(name).set(value)
+        self._show("edge_certificate_valid", valid)
+        self._show("edge_drift_log_martingale", log_martingale)
+
+    def golden(self, held: bool | None, measured: float | None) -> None:
+        """The golden part has been judged; None where there is none, or nothing was measured."""
+        self._show("edge_golden_part_held", held)
+        self._show("edge_golden_part_measured", measured)
+
+    def device(self, temperature_c: float | None, *, slowed: bool) -> None:
+        """How hot this device is, None where no sensor answers, and whether it slows itself down."""
+        self._show("edge_device_temperature_celsius", temperature_c)
+        self._show("edge_device_slowed", slowed)
+
+    def calibration_age(self, age_s: float | None) -> None:
+        """Age of the calibration in use; None where there is none."""
+        self._show("edge_calibration_age_seconds", age_s)
 
     def heartbeat(self, ready: bool) -> None:
         """One beat of the main loop; only a ready one renews the time stamp."""

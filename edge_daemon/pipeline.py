@@ -30,10 +30,11 @@ from .line.wire import SEVERITY_NONE, ResultNote
 from .logs import log
 from .memory import MemoryBank, contrasts_of, size_of_pictures
 from .metrics import Metrics
+from .pairing import Pairing
 from .publish import result_payload
 from .records import UNKNOWN_LABEL, Frame, Outcome, Reason, Record
 from .segment.claim_watch import ClaimWatch
-from .self_test import SelfTest
+from .self_test import GoldenCheck, SelfTest
 from .tickets import GateAnswer, Ticket, utc_now
 
 __all__ = ["Part", "Pipeline", "final_verdict", "gate_unknown"]
@@ -112,7 +113,9 @@ class Pipeline:
         self._refusing = threading.Event()
         self._stopping = threading.Event()
         self._judging_since_ns = 0
-        self._last_captured_ns = -1  # of the last frame a part has taken
+        options = config.camera.options
+        one_a_trigger = isinstance(options, FolderOptions) or getattr(options, "trigger", "") == "hardware"
+        self._pairing = Pairing(camera, config.line.options.longest_held_s) if one_a_trigger else None
         self._retired: queue.SimpleQueue[Station] = queue.SimpleQueue()
         self._state = threading.Lock()  # guards the four below
         self._under_way: dict[str, int | None] = {}  # record id -> when the next part's trigger came
@@ -120,6 +123,7 @@ class Pipeline:
         self._ended: dict[str, GateAnswer] = {}
         self._unanswered: dict[str, Part] = {}
         self._self_test = SelfTest(config.watch.self_test_s)
+        self._golden = GoldenCheck(config.watch.golden_s)
         self._storage_trouble = ""
         self._threads = [
             threading.Thread(target=target, name=f"edge-{target.__name__.strip('_')}", daemon=True)
@@ -132,8 +136,12 @@ class Pipeline:
         return self._serving[0]
 
     def start(self) -> None:
-        """Run the first self-test, then start the threads. Raises EngineError when the engine fails it."""
+        """Run the first self-test, then start the threads. Raises EngineError when the engine fails it, ConfigError
+        when nothing says what the golden part is expected to be; one that is not rejected is a trouble that may go."""
         self._self_test.run(self.station)
+        if self.station.golden is not None and self.station.golden.expect is None:
+            self._golden.run(self.station)
+        self._check_golden(self.station)
         for thread in self._threads:
             thread.start()
 
@@ -144,6 +152,13 @@ class Pipeline:
                 self._under_way[self._newest] = ticket.trigger_ns
             self._under_way[ticket.record_id], self._newest = None, ticket.record_id
         self._tickets.put(ticket)
+
+    def not_ours(self, tickets: Sequence[Ticket]) -> None:
+        """Tickets that ended without this pipeline, before it took any from this line process: their frames are left
+        over, and no sign of a trigger held up."""
+        if self._pairing is not None:
+            for ticket in tickets:
+                self._pairing.not_grabbed(ticket.trigger_ns)
 
     def on_their_way(self) -> frozenset[str]:
         """Record ids of the tickets that have entered and have no durable record yet."""
@@ -169,6 +184,7 @@ class Pipeline:
         leaves all as it was.
         """
         SelfTest(self._config.watch.self_test_s).run(station)
+        GoldenCheck(self._config.watch.golden_s).run(station)
         if self._watch_claims is not None and station.seals.engine != self.station.seals.engine:
             self.claims = self._watch_claims(station)  # the same bundle keeps what is known of it
         if before is not None:
@@ -220,15 +236,22 @@ class Pipeline:
         troubles += [f"THREAD_DEAD:{thread.name}" for thread in self._threads if not thread.is_alive()]
         if self._self_test.trouble:
             troubles.append(self._self_test.trouble)
+        if self._golden.trouble:
+            troubles.append(self._golden.trouble)
         if self._storage_trouble:
             troubles.append(self._storage_trouble)
-        expired = self.station.refusal(utc_now())
+        if self._pairing is not None and self._pairing.trouble():
+            troubles.append("OUT_OF_STEP")
+        expired = self._expired(self.station)
         if expired is not None:
             troubles.append(expired.code)
         barred = self._barred()
         if barred is not None:
             troubles.append(barred.code)
         return troubles
+
+    def _expired(self, station: Station) -> Reason | None:
+        return station.refusal(utc_now(), self._config.watch.max_calibration_age_s)
 
     def _withdrawn(self) -> Reason | None:
         return None if self.claims is None else self.claims.notice()
@@ -266,23 +289,32 @@ class Pipeline:
         if self._refusing.is_set():
             raise CameraError("the daemon is stopping", code="STOPPING")
         refused = _of_another_recipe(ticket, self._serving)
+        pairing = self._pairing
         if refused:
+            if pairing is not None:
+                pairing.not_grabbed(ticket.trigger_ns)
             raise CameraError(refused, code="RECIPE")
         latest_ns = min(ticket.trigger_ns + int(1e9 * self._config.camera.max_delay_s), ticket.deadline_ns)
         if now_ns >= latest_ns:
+            if pairing is not None:
+                pairing.not_grabbed(ticket.trigger_ns)
             raise CameraError("the camera was busy with earlier parts when this one came", code="BUSY")
         earliest_ns = ticket.trigger_ns - int(1e9 * self._config.camera.max_early_s)
-        options = self._config.camera.options
-        one_a_trigger = isinstance(options, FolderOptions) or getattr(options, "trigger", "") == "hardware"
-        if one_a_trigger and self._last_captured_ns >= earliest_ns:
-            # One frame a trigger: the part before took the one that came after this trigger. To wait for another would
-            # take the next part's, and so on: every part would be judged by its successor's frame, for ever.
+        if pairing is not None and pairing.frame_is_taken(earliest_ns):
             raise CameraError("the only frame since this trigger was taken for the part before", code="FRAME_LOST")
-        frame = self._camera.grab((latest_ns - now_ns) / 1e9, after_ns=earliest_ns)
-        self._last_captured_ns = frame.captured_ns
+        captured_ns = None
+        try:
+            frame = self._camera.grab((latest_ns - now_ns) / 1e9, after_ns=earliest_ns)
+            captured_ns = frame.captured_ns
+        finally:
+            if pairing is not None:
+                pairing.grabbed(captured_ns)
         if frame.captured_ns > latest_ns:
             raise GrabTimeout("the frame came too late to be surely this part's")
-        if frame.lost_before and getattr(options, "trigger", "") == "hardware":
+        doubt = "" if pairing is None else pairing.trouble()
+        if doubt:
+            raise CameraError(doubt, code="FRAME_LOST")
+        if frame.lost_before and getattr(self._config.camera.options, "trigger", "") == "hardware":
             raise CameraError(
                 f"{frame.lost_before} exposures are missing before this frame, which may be another part's",
                 code="FRAME_LOST",
@@ -327,6 +359,25 @@ class Pipeline:
                 self._self_test.run_quietly(station)
             finally:
                 self._judging_since_ns = 0
+        if self._golden.is_due(station):
+            self._judging_since_ns = time.monotonic_ns()
+            try:
+                self._check_golden(station)
+            finally:
+                self._judging_since_ns = 0
+
+    def _check_golden(self, station: Station) -> None:
+        self._golden.run_quietly(station)
+        measured = self._golden.measured
+        self._metrics.golden(self._golden.held, None if measured is None else measured.value)
+
+    def _unfit(self) -> Reason | None:
+        """Why no part may pass although it can be seen: the beat may not have told the gate yet."""
+        if self._self_test.trouble:
+            return Reason("SELF_TEST", f"the engine's self-test is not passed: {self._self_test.trouble}")
+        if self._golden.trouble:
+            return Reason(self._golden.trouble, "the golden part was not rejected as it must be")
+        return None
 
     def _decide(self, part: Part) -> bool:
         """Judge one part and ask for its permit; True when its answer is still to come (``ended`` finishes it)."""
@@ -342,7 +393,7 @@ class Pipeline:
             last_ns = now_ns
 
         if part.verdict is None and part.frame is not None:
-            expired = station.refusal(utc_now()) or self._barred()
+            expired = self._expired(station) or self._barred() or self._unfit()
             another = _of_another_recipe(part.ticket, serving)
             if another:  # the recipe was changed between frame and judgement
                 part.verdict = not_evaluable("RECIPE", another)

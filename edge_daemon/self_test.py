@@ -2,6 +2,8 @@
 
 Picture: the first reference plate, else a fixed pattern. The answer of the first run after a start or a recipe change
 is the expectation; engines are deterministic (same machine, same backend), so any difference is a fault.
+
+And where the recipe names a golden part, all that stands behind the engine must reject it, again and again.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EngineError
+from .golden import Measured
 from .inspection import Station
 from .logs import log
 
-__all__ = ["SelfTest"]
+__all__ = ["GoldenCheck", "SelfTest"]
 
 _RETRY_S = 5.0  # after a failure: no longer than this until the next try
 
@@ -56,6 +59,43 @@ class SelfTest:
         if self.trouble == "SELF_TEST_FAILED":
             log("self_test_back", "the engine passes its self-test again")
         self._seen, self.trouble = (station, answer), ""
+        self._due_s = time.monotonic() + self._every_s
+
+
+class GoldenCheck:
+    """The station's golden part through the whole judgement, now and then. ``trouble``: why not Ready, "" when all is
+    well. ``measured``: what was found last, None where there is no golden part or it did not hold."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._due_s = 0.0
+        self._checked: Station | None = None
+        self.trouble = ""
+        self.measured: Measured | None = None
+        self.held: bool | None = None
+
+    def is_due(self, station: Station) -> bool:
+        """Whether the interval has passed or the station has changed."""
+        return time.monotonic() >= self._due_s or self._checked is not station
+
+    def run_quietly(self, station: Station) -> None:
+        """Run; a failure of whatever kind becomes ``trouble`` and is tried again soon."""
+        try:
+            self.run(station)
+        except Exception as error:  # noqa: BLE001 - whatever breaks on the way, the golden part was not rejected
+            if not self.trouble:
+                log("golden_lost", f"{type(error).__name__}: {error}", level=40)
+            self._checked, self.trouble, self.measured, self.held = station, "GOLDEN_PART", None, False
+            self._due_s = time.monotonic() + min(self._every_s, _RETRY_S)
+
+    def run(self, station: Station) -> None:
+        """One check. Raises EngineError (GOLDEN_PART) when the part is judged otherwise, ConfigError when nothing says
+        what is expected, and what the judgement raises."""
+        golden = station.golden
+        found = None if golden is None else golden.check(station.inspect(golden.pixels).verdict)
+        if self.trouble:
+            log("golden_back", "the golden part is rejected as it must be" if found else "no golden part any more")
+        self._checked, self.trouble, self.measured, self.held = station, "", found, None if found is None else True
         self._due_s = time.monotonic() + self._every_s
 
 

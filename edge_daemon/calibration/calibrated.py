@@ -213,6 +213,11 @@ class Calibration:
 
     # ---- time ------------------------------------------------------------------------------------------------------
 
+    def age_s(self, now: datetime | str) -> float:
+        """Seconds since it was made; negative where the clock says a time before that."""
+        moment = _utc(now) if isinstance(now, str) else now
+        return (moment - _utc(self.made_utc)).total_seconds()
+
     def refusal(self, now: datetime | str) -> Reason | None:
         """Why this calibration may not be used at ``now`` (aware datetime or ISO 8601), or None."""
         moment = _utc(now) if isinstance(now, str) else now

@@ -61,6 +61,7 @@ class FolderCamera:
         self._known: set[tuple[str, int]] = set()
         self._pending: dict[tuple[str, int], _Pending] = {}
         self._scanned_ns = 0
+        self._opened_ns = 0
         self._folder_stamp = (0, 0)
         self._wall_offset_ns = 0
         self._frame_id = 0
@@ -75,11 +76,15 @@ class FolderCamera:
     def discarded(self) -> int:
         return self._discarded
 
+    @property
+    def opened_ns(self) -> int:
+        return self._opened_ns
+
     def open(self) -> None:
         with self._lock:
             if not self._stop.is_set():
                 return
-            self._scanned_ns = time.monotonic_ns()
+            self._scanned_ns = self._opened_ns = time.monotonic_ns()
             self._known = set(self._list("CAMERA"))
             self._pending = {}
             self._folder_stamp = (0, 0)

@@ -38,6 +38,11 @@ class Camera(Protocol):
         """Frames taken from the driver and thrown away since ``open``, because they were older than asked for."""
         ...
 
+    @property
+    def opened_ns(self) -> int:
+        """CLOCK_MONOTONIC when it was last opened, 0 before. What was exposed earlier cannot be delivered."""
+        ...
+
     def open(self) -> None:
         """Connect and make ready to grab. Does nothing on an open, healthy camera; reconnects a lost one.
 

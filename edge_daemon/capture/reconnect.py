@@ -94,6 +94,10 @@ class ReconnectingCamera:
     def discarded(self) -> int:
         return self._camera.discarded
 
+    @property
+    def opened_ns(self) -> int:
+        return self._camera.opened_ns
+
     def open(self, *, wait: bool = False) -> None:
         """Open the camera. With ``wait`` an absent camera is no error: it is lost, and taken when it appears.
 

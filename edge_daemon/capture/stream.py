@@ -105,6 +105,7 @@ class StreamCamera(ABC):
         self._counter = FrameCounter(counter_wraps_at)
         self._lost_reported = 0
         self._discarded = 0
+        self._opened_ns = 0
         self._failure: CameraError | None = None
         self._shot: _Shot | None = None
         self._threads: list[threading.Thread] = []
@@ -150,6 +151,10 @@ class StreamCamera(ABC):
     def discarded(self) -> int:
         return self._discarded
 
+    @property
+    def opened_ns(self) -> int:
+        return self._opened_ns
+
     def open(self) -> None:
         with self._control:
             if self._threads:
@@ -169,6 +174,7 @@ class StreamCamera(ABC):
                 self._failure = None
                 self._shot = None
                 self._discarded = 0
+                self._opened_ns = time.monotonic_ns()
                 # New events for each connection: a thread that hangs in its driver can never come back to life.
                 self._stop, self._flush = threading.Event(), threading.Event()
                 jobs = [self._read, self._shoot] if self._software_trigger else [self._read]
@@ -378,6 +384,8 @@ class StreamCamera(ABC):
                 self._counter.lost_total += arrival.counter is not None
                 if self._queue.maxlen == 1:
                     return  # a source that runs by itself: the next frame will do
+            if 1 < len(self._queue) == self._queue.maxlen:
+                self._discarded += 1  # nobody has asked for it; of a source that runs by itself that is the rule
             self._queue.append(
                 _Stamped(
                     pixels, arrival.fault, self._counter.frame_id, self._counter.lost_total, received_ns, received_utc

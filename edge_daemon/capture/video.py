@@ -152,6 +152,7 @@ class VideoFileCamera:
         self._stop.set()
         self._capture: cv2.VideoCapture | None = None
         self._frame_id = 0
+        self._opened_ns = 0
         self._ended = False
 
     @property
@@ -161,6 +162,10 @@ class VideoFileCamera:
     @property
     def discarded(self) -> int:
         return 0
+
+    @property
+    def opened_ns(self) -> int:
+        return self._opened_ns
 
     def open(self) -> None:
         with self._lock:
@@ -177,6 +182,7 @@ class VideoFileCamera:
                 )
             self._capture = capture
             self._ended = False
+            self._opened_ns = time.monotonic_ns()
             self._stop.clear()
 
     def close(self) -> None:

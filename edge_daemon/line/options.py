@@ -11,13 +11,15 @@ from typing import Any
 
 from ..errors import ConfigError
 
-__all__ = ["DRIVERS", "TRIGGER_INPUTS", "LineOptions"]
+__all__ = ["BEYOND_DEADLINE_S", "DRIVERS", "TRIGGER_INPUTS", "LineOptions"]
 
 DRIVERS = ("ascii", "modbus-server", "modbus-client", "discrete")
 TRIGGER_INPUTS = ("cts", "dsr")
 
 #: sun_path of unix(7) holds 108 bytes with its terminating zero.
 _MAX_SOCKET_PATH = 107
+#: The PLC's own deadline is longer than ours by no more than this, and it may repeat a trigger until then.
+BEYOND_DEADLINE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class LineOptions:
                 raise _wrong(name, getattr(self, name), f"between {low:g} and {high:g}")
         if self.lease_s < 2 * self.heartbeat_s:
             raise _wrong("lease_s", self.lease_s, f"at least twice heartbeat_s ({self.heartbeat_s:g})")
+
+    @property
+    def longest_held_s(self) -> float:
+        """How long after its part a trigger may arrive. Beyond that the PLC itself has rejected the part."""
+        return self.held_s or self.deadline_s + BEYOND_DEADLINE_S
 
     def to_json(self) -> str:
         """JSON object of every option."""

@@ -28,7 +28,7 @@ from .discrete import DiscreteDriver
 from .driver import LineDriver, LineEvent, PlcHeartbeat, Trigger
 from .gate import Gate
 from .messages import BadMessage, answer_to, integer, note_from, text, texts, ticket_to, truth
-from .options import LineOptions
+from .options import BEYOND_DEADLINE_S, LineOptions
 from .port import SerialPort
 from .server import LinkServer
 from .unsettled import UnsettledFile
@@ -42,8 +42,6 @@ STATE_S = 0.5
 STALL_NS = 150_000_000
 #: The kernel hands over what had piled up in portions: how long after a stall triggers still count as old.
 DRAIN_NS = 50_000_000
-#: The PLC's own deadline is longer than ours, and it may repeat a trigger until then.
-REPEAT_S = 0.5
 
 _log = logging.getLogger("edge_daemon.line")
 
@@ -51,7 +49,7 @@ _log = logging.getLogger("edge_daemon.line")
 def make_driver(options: LineOptions) -> LineDriver:
     """The driver that ``options`` name."""
     if options.driver == "ascii":
-        return AsciiDriver(repeat_ns=round((options.deadline_s + REPEAT_S) * 1e9))
+        return AsciiDriver(repeat_ns=round((options.deadline_s + BEYOND_DEADLINE_S) * 1e9))
     if options.driver == "discrete":
         return DiscreteDriver(options.trigger_input, pulse_ns=round(options.pulse_s * 1e9))
     # pymodbus takes 10 MB and a tenth of a second: only where it is spoken.
@@ -197,8 +195,8 @@ class LineProcess:
         if connected:
             # The PLC may have raised a trigger long ago and repeat it until somebody takes it: its arrival says nothing
             # of its age, and its frame may be gone. Until each such trigger is beyond its deadline, none is fresh.
-            held_s = self._options.held_s or self._options.deadline_s + REPEAT_S
-            self._stale_until_ns = max(self._stale_until_ns, self._now() + round(held_s * 1e9))
+            held_ns = round(self._options.longest_held_s * 1e9)
+            self._stale_until_ns = max(self._stale_until_ns, self._now() + held_ns)
             self._driver.open(self._port)
             self._was_ready = False
             self._driver.heartbeat(self._beat, ready=False, fault=True)

@@ -59,6 +59,7 @@ REASONS: dict[str, int] = {
     "RECIPE": 31,
     "BUG": 32,
     "SELF_TEST": 33,
+    "GOLDEN_PART": 34,
     # the judge
     "LIMIT_EXCEEDED": 40,
     "UNKNOWN_TYPE": 41,

@@ -96,7 +96,9 @@ def check_new_camera_is_closed(rig: CameraRig) -> None:
 
 def check_frames_are_sound(rig: CameraRig) -> None:
     """Pixels grey or RGB of 8 or 16 bit, read-only, each frame its own memory; ids rise; times are in order."""
+    opening_ns = time.monotonic_ns()
     rig.camera.open()
+    assert opening_ns <= rig.camera.opened_ns <= time.monotonic_ns()
     assert rig.camera.trouble() is None
     frames = [_grab_new(rig) for _ in range(4)]
     copies = [frame.pixels.copy() for frame in frames]

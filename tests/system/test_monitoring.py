@@ -196,6 +196,9 @@ def test_what_is_served_has_no_lint() -> None:
     metrics.connections(camera=True, plc=True, broker=True)
     metrics.heartbeat(True)
     metrics.certificate(True, -3.0)
+    metrics.golden(True, 6.4)
+    metrics.device(45.0, slowed=False)
+    metrics.calibration_age(3600.0)
     metrics.engine("castings-xray", "ab" * 32, "onnxruntime")
     metrics.plc(PlcState(True, True, 0.01, True, 1, 1, 0, 0, 0, {}, {"DEADLINE": 1}))
     with (

@@ -37,7 +37,7 @@ class Scripted:
     """Gives the frames or raises the errors of ``script`` in turn; ``present`` says whether it can be opened."""
 
     identity = "scripted"
-    discarded = 0
+    discarded = opened_ns = 0
 
     def __init__(self, *script: Frame | CameraError) -> None:
         self.script = list(script)

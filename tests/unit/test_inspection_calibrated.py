@@ -85,6 +85,20 @@ def test_past_its_day_nothing_is_judged(tmp_path: Path, engine: Engine, capsys: 
     assert "EXPIRED" in capsys.readouterr().err
 
 
+def test_a_site_may_allow_a_calibration_less_time_than_it_gives_itself(tmp_path: Path, engine: Engine) -> None:
+    path = pitch_calibration(tmp_path, valid=timedelta(days=100), made=NOW - timedelta(days=2))
+    station = prepare_station(engine, load_recipe(recipe_with(tmp_path, path)))
+    assert station.calibration is not None
+    assert station.calibration.age_s(NOW.isoformat()) == pytest.approx(2 * 86400, abs=2)
+    assert station.refusal(NOW.isoformat(), 3 * 86400.0) is None
+    refusal = station.refusal(NOW.isoformat(), 1.5 * 86400)
+    assert refusal is not None
+    assert refusal.code == "CALIBRATION_OLD"
+    early = station.refusal((NOW - timedelta(days=9)).isoformat(), 1.5 * 86400)
+    assert early is not None
+    assert early.code == "CALIBRATION_NOT_YET_VALID"
+
+
 def test_a_changed_byte_and_a_second_scale_are_refused(tmp_path: Path) -> None:
     path = pitch_calibration(tmp_path)
     recipe = recipe_with(tmp_path, path)

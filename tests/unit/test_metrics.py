@@ -62,6 +62,11 @@ HAPPENED: tuple[tuple[Callable[[Metrics], None], str, dict[str, str], float], ..
     (lambda m: m.plc(plc(ended={"DEADLINE": 4})), "edge_tickets_ended_total", {"reason": "DEADLINE"}, 4),
     (lambda m: m.certificate(True, -2.5), "edge_certificate_valid", {}, 1),
     (lambda m: m.certificate(False, 7.1), "edge_drift_log_martingale", {}, 7.1),
+    (lambda m: m.device(61.5, slowed=True), "edge_device_temperature_celsius", {}, 61.5),
+    (lambda m: m.device(61.5, slowed=True), "edge_device_slowed", {}, 1),
+    (lambda m: m.calibration_age(3600.0), "edge_calibration_age_seconds", {}, 3600.0),
+    (lambda m: m.golden(True, 6.4), "edge_golden_part_held", {}, 1),
+    (lambda m: m.golden(True, 6.4), "edge_golden_part_measured", {}, 6.4),
     (lambda m: m.engine("e", "ab", "onnx"), "edge_engine_info", {"name": "e", "sha256": "ab", "backend": "onnx"}, 1),
 )
 

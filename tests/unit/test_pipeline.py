@@ -20,6 +20,7 @@ import pytest
 
 from edge_daemon import pipeline as module
 from edge_daemon.errors import CameraError, EngineError, GrabTimeout, StorageError
+from edge_daemon.golden import GoldenPart, Measured
 from edge_daemon.inspection import Inspection, Seals, not_evaluable
 from edge_daemon.judge import Verdict
 from edge_daemon.memory import MemoryBank
@@ -89,9 +90,10 @@ class PlayedStation:
         self.verdict = PASSED
         self.expired: Reason | None = None
         self.calibration, self.not_inspected, self.sensitivity, self.certificate = None, (), None, None
+        self.golden: GoldenPart | None = None
         self.react: Callable[[np.ndarray], None] = lambda pixels: None
 
-    def refusal(self, now_utc: str) -> Reason | None:
+    def refusal(self, now_utc: str, max_age_s: float | None = None) -> Reason | None:
         return self.expired
 
     def inspect(self, pixels: np.ndarray, lap: Callable[[str], None] = lambda _: None) -> Inspection:
@@ -103,9 +105,10 @@ class PlayedStation:
 class PlayedCamera:
     """Frames are shot by the test, or one a grab where ``always``."""
 
-    identity, discarded = "played", 0
+    identity = "played"
 
     def __init__(self, *, always: bool = True) -> None:
+        self.discarded = self.opened_ns = 0
         self._always, self._shot, self._change = always, [], threading.Condition()
         self.grabs = 0
 
@@ -116,12 +119,16 @@ class PlayedCamera:
 
     def grab(self, timeout_s: float, *, after_ns: int) -> Frame:
         self.grabs += 1
+        deadline_s = time.monotonic() + timeout_s
         if self._always:
             self.shoot("played")
         with self._change:
-            if not self._change.wait_for(lambda: self._shot, timeout_s):
-                raise GrabTimeout("no frame")
-            return self._shot.pop(0)
+            while self._change.wait_for(lambda: self._shot, max(0.0, deadline_s - time.monotonic())):
+                frame = self._shot.pop(0)
+                if frame.captured_ns > after_ns:
+                    return frame
+                self.discarded += 1
+            raise GrabTimeout("no frame")
 
     def trouble(self) -> None:
         return None
@@ -154,12 +161,18 @@ class Bench:
         self.config = SimpleNamespace(
             station="s",
             recipe_number=config.get("recipe_number"),
-            line=SimpleNamespace(options=SimpleNamespace(deadline_s=0.3)),
-            camera=SimpleNamespace(max_delay_s=0.2, max_early_s=0.0, options=SimpleNamespace()),
+            line=SimpleNamespace(options=SimpleNamespace(deadline_s=0.3, longest_held_s=0.5)),
+            camera=SimpleNamespace(
+                max_delay_s=0.2, max_early_s=0.0, options=SimpleNamespace(trigger=config.get("trigger", "software"))
+            ),
             memory=SimpleNamespace(keep=config.get("keep", "none"), pictures=folder / "pictures"),
             mqtt=None,
             require_certificate=False,
-            watch=SimpleNamespace(self_test_s=config.get("self_test_s", 60.0)),
+            watch=SimpleNamespace(
+                max_calibration_age_s=None,
+                self_test_s=config.get("self_test_s", 60.0),
+                golden_s=config.get("golden_s", 60.0),
+            ),
         )
         self.pipeline = Pipeline(
             self.config, self.station, self.camera, self.bank, self.line, self.metrics,
@@ -229,8 +242,7 @@ def test_the_next_parts_picture_never_opens_the_gate_for_this_one(tmp_path: Path
 
 def test_a_camera_on_a_wire_that_misses_one_part_is_in_step_again_two_parts_later(tmp_path: Path) -> None:
     """Parts closer than max_delay: without a stop each would be judged by its successor's frame, for ever."""
-    with bench(tmp_path, PlayedCamera(always=False)) as one:
-        one.config.camera.options = SimpleNamespace(trigger="hardware")
+    with bench(tmp_path, PlayedCamera(always=False), trigger="hardware") as one:
         found = []
         for part_id in range(1, 6):
             ticket = one.trigger(part_id)
@@ -243,6 +255,88 @@ def test_a_camera_on_a_wire_that_misses_one_part_is_in_step_again_two_parts_late
         assert [record.reasons for record in records[:2]] == [("FRAME_LOST",), ("FRAME_LOST",)]
         assert [record.result for record in records[2:]] == ["PASS"] * 3
         assert [record.document["image"] for record in records[2:]] == [f"shows part {n}" for n in (3, 4, 5)]
+
+
+def run_of_parts(one: Bench, delays_s: list[float], interval_s: float = 0.1) -> list[Any]:
+    """Parts at a constant interval, each exposed at its own time; its trigger comes so much later. Their records."""
+    events = [(n * interval_s + 0.004, n, "frame") for n in range(len(delays_s))]
+    events += [(n * interval_s + delay_s, n, "trigger") for n, delay_s in enumerate(delays_s) if delay_s < 1e3]
+    tickets, start_s = {}, time.monotonic()
+    for at_s, n, what in sorted(events):
+        time.sleep(max(0.0, start_s + at_s - time.monotonic()))
+        if what == "frame":
+            one.camera.shoot(f"shows part {n}")
+        else:
+            tickets[n] = one.trigger(n)
+    return [one.record(tickets[n]) if n in tickets else None for n in range(len(delays_s))]
+
+
+NEVER = 1e9
+
+
+@pytest.mark.parametrize(
+    "delays_s",
+    [
+        [0, 0, 0.15, 0, 0, 0, 0, 0, 0, 0],  # alone
+        [0, 0, 0.19, 0.16, 0.11, 0, 0, 0, 0, 0],  # and those behind it as well
+        [0, 0, 0.35, 0, 0, 0, 0, 0, 0, 0, 0, 0],  # overtaken by three
+        [0, 0, NEVER, 0, 0, 0, 0, 0, 0, 0],  # lost
+        [0, 0, *[0.15] * 4, 0, 0, 0, 0, 0, 0, 0],  # a wire that lags for a while
+    ],
+)
+def test_a_late_trigger_never_passes_by_another_parts_frame(tmp_path: Path, delays_s: list[float]) -> None:
+    with bench(tmp_path, PlayedCamera(always=False), trigger="hardware") as one:
+        records = run_of_parts(one, delays_s)
+        passed = {n: record.document["image"] for n, record in enumerate(records) if record and record.result == "PASS"}
+        assert all(image == f"shows part {n}" for n, image in passed.items())
+        assert {0, 1, len(delays_s) - 1} <= set(passed), "before, and again when it is over"
+        refused = [record.reasons for record in records if record and record.result != "PASS"]
+        assert set(refused) <= {("FRAME_LOST",), ("GRAB_TIMEOUT",)}
+        assert eventually(lambda: "OUT_OF_STEP" not in one.pipeline.troubles())
+
+
+def test_frames_that_nobody_asks_for_block_for_one_interval_and_no_longer(tmp_path: Path) -> None:
+    with bench(tmp_path, PlayedCamera(always=False), trigger="hardware") as one:
+        for _ in range(5):
+            one.camera.shoot("a test shot")
+        first = run_of_parts(one, [0.0])[0]
+        assert first.reasons == ("FRAME_LOST",)
+        assert one.pipeline.troubles() == ["OUT_OF_STEP"]
+        assert eventually(lambda: one.pipeline.troubles() == [])
+        assert [record.result for record in run_of_parts(one, [0.0, 0.0])] == ["PASS", "PASS"]
+
+
+def test_the_frames_of_parts_that_were_refused_unseen_are_no_sign_of_a_late_trigger(tmp_path: Path) -> None:
+    with bench(tmp_path, PlayedCamera(always=False), trigger="hardware", recipe_number=5) as one:
+        for part_id, recipe, reason in [(1, 5, ()), (2, 6, ("RECIPE",)), (3, 6, ("RECIPE",)), (4, 5, ())]:
+            ticket = one.trigger(part_id, recipe)
+            time.sleep(0.004)
+            one.camera.shoot(f"shows part {part_id}")
+            time.sleep(0.02)
+            assert one.record(ticket).reasons == reason
+
+
+def test_nothing_passes_while_a_trigger_may_be_older_than_the_cameras_opening(tmp_path: Path) -> None:
+    with bench(tmp_path, PlayedCamera(always=False), trigger="hardware") as one:
+        one.camera.opened_ns = time.monotonic_ns()
+        assert one.pipeline.troubles() == ["OUT_OF_STEP"]
+        assert run_of_parts(one, [0.0])[0].reasons == ("FRAME_LOST",)
+        assert eventually(lambda: one.pipeline.troubles() == [])
+        assert run_of_parts(one, [0.0])[0].result == "PASS"
+
+
+@pytest.mark.parametrize("daemon_was_away_for", [0, 2])
+def test_frames_whose_triggers_no_daemon_took_are_no_sign_either(tmp_path: Path, daemon_was_away_for: int) -> None:
+    with bench(tmp_path, PlayedCamera(always=False), trigger="hardware") as one:
+        one.camera.opened_ns = time.monotonic_ns() - 2_000_000_000
+        tickets = []
+        for _ in range(2):
+            now_ns = time.monotonic_ns()
+            tickets.append(Ticket(new_record_id(), 9, now_ns, now_ns + 1, utc_now(), 0))
+            one.camera.shoot("of a part that was refused meanwhile")
+        one.pipeline.not_ours(tickets[:daemon_was_away_for])
+        found = run_of_parts(one, [0.0])[0]
+        assert (found.result == "PASS") == (daemon_was_away_for == 2)
 
 
 def test_a_frame_before_the_next_trigger_is_this_parts(tmp_path: Path) -> None:
@@ -334,6 +428,41 @@ def test_an_engine_that_hangs_in_its_self_test_is_noticed(tmp_path: Path) -> Non
         finally:
             release.set()
         assert eventually(lambda: one.pipeline.troubles() == [])
+
+
+def test_a_golden_part_that_is_not_rejected_is_trouble_until_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_daemon.self_test._RETRY_S", 0.05)
+    caplog.set_level("INFO")
+    judged: list[Any] = [EngineError("it passes", code="GOLDEN_PART")] * 3 + [Measured("crack", "severity", 6.4)]
+
+    def check(verdict: Verdict) -> Measured:
+        answer = judged.pop(0) if len(judged) > 1 else judged[0]
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
+    with bench(tmp_path) as one:
+        one.pipeline.use_station(PlayedStation())  # none with that: nothing to check
+        assert one.record(one.trigger()).result == "PASS"
+        assert one.counted("edge_golden_part_held") == 0
+        one.station = one.pipeline.station
+        one.station.golden = SimpleNamespace(pixels=np.zeros((8, 8), np.uint8), expect=judged[-1], check=check)
+        one.pipeline._golden._due_s = 0.0
+        assert eventually(lambda: one.pipeline.troubles() == ["GOLDEN_PART"])
+        assert one.record(one.trigger()).reasons == ("GOLDEN_PART",)
+        assert eventually(lambda: one.pipeline.troubles() == [])
+        assert one.record(one.trigger()).result == "PASS"
+        assert (one.counted("edge_golden_part_held"), one.counted("edge_golden_part_measured")) == (1, 6.4)
+        events = [getattr(record, "fields", {}).get("event", "") for record in caplog.records]
+        assert [event for event in events if "golden" in event] == ["golden_lost", "golden_back"]
+        judged[:] = [EngineError("it passes", code="GOLDEN_PART")]
+        other = PlayedStation()
+        other.golden = one.station.golden
+        with pytest.raises(EngineError, match="it passes"):
+            one.pipeline.use_station(other)
+        assert one.pipeline.station is one.station, "a recipe that lets the golden part through is not taken"
 
 
 @pytest.mark.parametrize("error", [EngineError("the engine answered NaN"), MemoryError("no room")])

@@ -55,6 +55,11 @@ ROWS: list[tuple[str, list[Panel]]] = [
                  (f"edge_certificate_valid{{{_S}}}", "{{station}} certificate holds")], None,
             ),
             (
+                "Golden part: rejected as it must be, and its measured severity", "timeseries", "short", 12,
+                [(f"edge_golden_part_held{{{_S}}}", "{{station}} held"),
+                 (f"edge_golden_part_measured{{{_S}}}", "{{station}} measured")], None,
+            ),
+            (
                 "Share with a defect of unknown type", "timeseries", "percentunit", 12,
                 [(f"station:edge_unknown_share:ratio1h{{{_S}}}", "{{station}} hour"),
                  (f"station:edge_unknown_share:ratio7d{{{_S}}}", "{{station}} week")], None,
@@ -134,6 +139,15 @@ ROWS: list[tuple[str, list[Panel]]] = [
             (
                 "Processors used by the daemon", "timeseries", "short", 12,
                 [('rate(process_cpu_seconds_total{job="edge-daemon"}[$__rate_interval])', "{{instance}}")], None,
+            ),
+            (
+                "Temperature, and whether the device slows itself down", "timeseries", "short", 12,
+                [(f"edge_device_temperature_celsius{{{_S}}}", "{{station}} hottest sensor, C"),
+                 (f"edge_device_slowed{{{_S}}}", "{{station}} slowed down")], None,
+            ),
+            (
+                "Age of the calibration", "timeseries", "s", 12,
+                [(f"edge_calibration_age_seconds{{{_S}}}", "{{station}}")], None,
             ),
             (
                 "Release", "stat", "string", 12,
