@@ -7,6 +7,7 @@ mended from inside (a thread that hangs or is dead) ends the daemon after a few 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -93,8 +94,6 @@ class Daemon:
         self._beaten_s: float | None = None
         self._incurable_since_s: float | None = None
         self._exit_code = 0
-        watch = config.watch
-        self._device = DeviceWatch(watch.max_temperature_c, stop_when_slowed=watch.stop_when_slowed)
         self._disk_trouble = ""
         self._disk_checked_s = time.monotonic()
         self.metrics_port: int | None = None
@@ -108,21 +107,29 @@ class Daemon:
         """
         config = self._config
         self._catch_signals()
+        watch = config.watch
+        self._device = DeviceWatch(watch.max_temperature_c, stop_when_slowed=watch.stop_when_slowed)
         _prove_writable(config.memory.pictures)
         self._bank = MemoryBank(config.memory.database)
         try:
             self._bank.check_writable()
             self._metrics = Metrics(config.station, deadline_s=config.line.options.deadline_s)
             config = self._listen_for_commands(config)
-            station = build_station(config, cache=config.engine.cache)
-            self._metrics.engine(station.engine.name, station.seals.engine, station.engine.backend)
             camera = make_camera(config.camera.kind, config.camera.options)
             policy = CapturePolicy(frozen_after=config.camera.frozen_after, expect_px=config.camera.size_px)
             self._camera = ReconnectingCamera(camera, policy)
-            with MetricsServer(
-                config.watch.host, config.watch.port, self._metrics.registry, healthz=self._healthz, readyz=self._readyz
-            ) as server:
+            with (
+                MetricsServer(
+                    config.watch.host, config.watch.port, self._metrics.registry,
+                    healthz=self._healthz, readyz=self._readyz,
+                ) as server,
+                contextlib.closing(self._camera),
+            ):  # fmt: skip
                 self.metrics_port = server.port
+                # Before the engine, which takes its time: what the camera needs to be trusted runs meanwhile.
+                self._camera.open(wait=True)
+                station = build_station(config, cache=config.engine.cache)
+                self._metrics.engine(station.engine.name, station.seals.engine, station.engine.backend)
                 self._serve(config, station)
         finally:
             self._bank.close()
@@ -159,7 +166,6 @@ class Daemon:
             config, station, self._camera, self._bank, line, self._metrics, self._dispatcher.settle, self._watch_claims
         )
         try:
-            self._camera.open(wait=True)
             self._pipeline.start()
             self._dispatcher.start(self._pipeline)
             if self._publisher is not None:
