@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .calibration import Calibration
 from .errors import ConfigError, EdgeError, ImageError, RuleError
+from .focus import focus_refusal
 from .golden import GoldenPart
 from .judge import (
     CombineRule,
@@ -44,8 +45,10 @@ from .records import UNKNOWN_LABEL, UNKNOWN_MESSAGE, UNKNOWN_TYPE, Outcome, Reas
 from .references import ReferenceSet, measure_limits, references_sha256
 from .references.limits import downscaled, is_finer
 from .segment.claims import Claims, Sensitivity, max_recall_engine, read_claims
+from .segment.prepare import prepare
 from .segment.protocol import Engine
-from .segment.see import see
+from .segment.see import see, segmentation_from_logits
+from .segment.tiling import run_tiled
 
 __all__ = [
     "Inspection",
@@ -102,6 +105,7 @@ class Station:
     max_blind_pct: more burnt-out or black pixels than that, in the picture or in a zone, and it is not judged.
     certificate: the claims of the engine's certificate, None where it was never certified. golden: the stored part that
     this station must reject, None where the recipe names none.
+    least_sharpness: a frame below it is not judged (``focus``).
     """
 
     engine: Engine
@@ -124,6 +128,7 @@ class Station:
     max_blind_pct: float | None = None
     certificate: Claims | None = None
     golden: GoldenPart | None = None
+    least_sharpness: float | None = None
 
     def inspect(self, pixels: NDArray[Any], lap: Callable[[str], None] = lambda _: None) -> Inspection:
         """Judge one frame: pixels uint8/uint16 (H, W) or RGB (H, W, 3). ``lap(stage)`` is called after each stage.
@@ -131,12 +136,14 @@ class Station:
         Pure: no I/O, no clock. Trouble with the picture is an outcome; EngineError means the engine broke its promise.
         """
         picture, region = pixels, None
-        if self.calibration is not None:
+        refusal = focus_refusal(pixels, self.least_sharpness)
+        if refusal is None and self.calibration is not None:
             refusal = _calibration_refusal(self.calibration, pixels)
-            if refusal is not None:
-                nothing = np.zeros(pixels.shape[:2], np.uint8)
-                seen = Segmentation(nothing, None, self.engine.bundle.types, (), (refusal,))
-                return self._judged(seen, self.scale, pixels.shape[:2], lap)
+        if refusal is not None:
+            nothing = np.zeros(pixels.shape[:2], np.uint8)
+            seen = Segmentation(nothing, None, self.engine.bundle.types, (), (refusal,))
+            return self._judged(seen, self.scale, pixels.shape[:2], lap)
+        if self.calibration is not None:
             picture, region = self.calibration.rectify(pixels), self.calibration.region
             lap("rectify")
         scale, small = self.scale, picture
@@ -152,6 +159,13 @@ class Station:
             return inspection
         labels = self.calibration.labels_to_frame(inspection.labels, pixels.shape)
         return replace(inspection, labels=labels)
+
+    def look(self, pixels: NDArray[Any]) -> Segmentation:
+        """What the engine sees in any picture, such as a plate: nothing is judged, no gate keeps it from looking."""
+        bundle = self.engine.bundle
+        planes = prepare(pixels, bundle.input.views, bundle.input.local_sigma_px)
+        tensors = run_tiled(self.engine.infer, planes, bundle.input)
+        return segmentation_from_logits(tensors, bundle.types, bundle.thresholds, bundle.groups)
 
     def inspect_labels(self, labels: NDArray[np.uint8]) -> Inspection:
         """Judge a label image (uint8 (H, W), labels of this engine, 255 unknown) in place of the engine's answer.
@@ -402,6 +416,7 @@ def prepare_station(
         zone_references={zone.name: zone.references for zone in recipe.zones},
         certificate=certificate,
         golden=recipe.golden,
+        least_sharpness=recipe.least_sharpness,
     )
 
 

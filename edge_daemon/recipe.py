@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .calibration import Calibration, load_calibration
 from .errors import ConfigError, EdgeError
+from .focus import read_focus
 from .golden import GoldenPart, read_golden
 from .judge import CombineRule, Rule, RuleKind, Scale, Uncertainty
 from .judge.zones import is_simple
@@ -63,7 +64,7 @@ class Recipe:
     edge_stated: whether ``uncertainty`` states the edges itself. polarity: of the pictures, None where nobody said.
     max_recall: part recall that the engine's certificate must promise, None for the bundle's own thresholds.
     max_blind_pct: how much of the picture, or of a zone, may be burnt out or black, None for any. golden: a stored part
-    that must be rejected, None for none. sha256: of the recipe file."""
+    that must be rejected, None for none. least_sharpness: of a frame, None for any. sha256: of the recipe file."""
 
     name: str
     path: Path
@@ -85,6 +86,7 @@ class Recipe:
     max_recall: float | None = None
     max_blind_pct: float | None = None
     golden: GoldenPart | None = None
+    least_sharpness: float | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -319,6 +321,7 @@ def load_recipe(path: Path, trust: Trust | None = None) -> Recipe:
     max_recall = settings.number("max_recall", None, low=0.5, high=0.99999)
     max_blind_pct = settings.number("max_blind_pct", None, low=0.0, high=100.0)
     golden = read_golden(settings.table("golden", required=False))
+    least_sharpness = read_focus(settings.table("focus", required=False))
     standard_table = settings.table("standard", required=False)
     use = None if standard_table is None else _standard_use(standard_table, path.parent, trust)
     if use is not None and use.form is not None and use.form != form:
@@ -402,6 +405,7 @@ def load_recipe(path: Path, trust: Trust | None = None) -> Recipe:
         max_recall=max_recall,
         max_blind_pct=max_blind_pct,
         golden=golden,
+        least_sharpness=least_sharpness,
     )
 
 

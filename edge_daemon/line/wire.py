@@ -75,6 +75,7 @@ REASONS: dict[str, int] = {
     "GATE_CLIPPED": 54,
     "GATE_SCALE": 55,
     "GATE_POLARITY": 56,
+    "FOCUS": 57,
 }
 REASON_OTHER = 999
 

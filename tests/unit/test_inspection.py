@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from importlib.resources import as_file, files
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from edge_daemon.records import Outcome
 from edge_daemon.resources import engine_folder
 from edge_daemon.segment.bundle import load
 from edge_daemon.segment.registry import open_engine
+from edge_daemon.self_test import SelfTest, _test_picture
 from edge_daemon.simulator import conveyor_part
 
 
@@ -36,6 +38,30 @@ def test_the_verdict_is_the_planted_one(station: Station, planted: str, outcome:
     inspection = station.inspect(conveyor_part(970_000, planted).pixels)
     assert inspection.verdict.outcome is outcome
     assert inspection.verdict.advisory
+
+
+def test_a_blurred_frame_is_not_judged_where_the_recipe_limits_that(station: Station) -> None:
+    pixels = conveyor_part(970_000, "sound").pixels
+    blurred = cv2.GaussianBlur(pixels, (0, 0), 2.0)
+    assert station.inspect(blurred).verdict.outcome is not Outcome.NOT_EVALUABLE
+    watched = replace(station, least_sharpness=1.46)
+    assert watched.inspect(pixels).verdict.outcome is Outcome.PASS
+    verdict = watched.inspect(blurred).verdict
+    assert verdict.outcome is Outcome.NOT_EVALUABLE
+    assert [reason.code for reason in verdict.reasons] == ["FOCUS"]
+
+
+def test_the_self_test_looks_at_its_plate_whatever_the_frames_must_be_like(station: Station) -> None:
+    """A plate refused unseen would be the same every time, and prove nothing of the engine."""
+    plate = _test_picture(station)
+    seen = station.look(plate)
+    assert seen.labels.any()
+    watched = replace(station, least_sharpness=100.0)
+    assert not watched.inspect(plate).labels.any()
+    assert (watched.look(plate).labels == seen.labels).all()
+    test = SelfTest(60.0)
+    test.run(watched)
+    assert test.trouble == ""
 
 
 def test_the_same_frame_gives_the_same_bits(station: Station) -> None:

@@ -96,6 +96,9 @@ class PlayedStation:
     def refusal(self, now_utc: str, max_age_s: float | None = None) -> Reason | None:
         return self.expired
 
+    def look(self, pixels: np.ndarray) -> Segmentation:
+        return self.inspect(pixels).segmentation
+
     def inspect(self, pixels: np.ndarray, lap: Callable[[str], None] = lambda _: None) -> Inspection:
         self.react(pixels)
         labels = np.zeros(pixels.shape[:2], np.uint8)
