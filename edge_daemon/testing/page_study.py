@@ -289,7 +289,21 @@ def _one_step(
     except httpx.ConnectError:  # the page is gone: the line is done
         time.sleep(0.2)
     except (httpx.HTTPError, RuntimeError) as error:
-        count(f"{type(error).__name__} at {step}")
+        if not (isinstance(error, httpx.TransportError) and _is_gone(browser)):
+            count(f"{type(error).__name__} at {step}")
+
+
+def _is_gone(browser: Browser) -> bool:
+    """Whether nobody listens any more: the line is done and has stopped the page. What left a browser in that instant
+    finds its connection closed, and no server can answer it."""
+    time.sleep(0.5)
+    try:
+        browser.get("/live")
+    except httpx.ConnectError:
+        return True
+    except httpx.HTTPError:
+        return False
+    return False
 
 
 def measure_line(parts: int, rate: str, rounds: int) -> Iterator[str]:
