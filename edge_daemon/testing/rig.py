@@ -38,6 +38,7 @@ __all__ = ["Rig"]
 
 TOPIC_ROOT = "demo/works/casting/line1/xray"
 _CAMERA_DELAY_S = 0.005
+_APART_S = 0.1
 _STOP_TIMEOUT_S = 20.0
 
 
@@ -87,6 +88,7 @@ class Rig:
             (self.folder / "recipe.toml").write_text(self._recipe)
             self.config_path.write_text(self._config_text())
             self._exposer = stack.enter_context(_Exposer(self.folder / "camera", self.frames))
+            self._free_s = 0.0
             stack.callback(self._end_line_process)
             stack.callback(self.stop_daemon)
             self._stack = stack.pop_all()
@@ -239,10 +241,16 @@ class Rig:
 
     def plc(self, **options: Any) -> VirtualPlc:
         """A PLC at the other end of the wire; not started yet. Its triggers also expose the folder camera."""
-        expose = self._exposer.trigger if self._camera == "folder" else None
+        expose = self._expose_apart if self._camera == "folder" else None
         options.setdefault("on_trigger", expose)
         options.setdefault("deadline_s", self._plc_deadline_s)
         return VirtualPlc(self.wire.plc_path, self._driver, **options)
+
+    def _expose_apart(self, part_id: int) -> None:
+        """As on a belt: the next part stands there when the one before has gone, later than ``max_early`` reaches."""
+        time.sleep(max(0.0, self._free_s - time.monotonic()))
+        self._free_s = time.monotonic() + _APART_S
+        self._exposer.trigger(part_id)
 
 
 class _Exposer:
