@@ -45,10 +45,8 @@ from .records import UNKNOWN_LABEL, UNKNOWN_MESSAGE, UNKNOWN_TYPE, Outcome, Reas
 from .references import ReferenceSet, measure_limits, references_sha256
 from .references.limits import downscaled, is_finer
 from .segment.claims import Claims, Sensitivity, max_recall_engine, read_claims
-from .segment.prepare import prepare
 from .segment.protocol import Engine
-from .segment.see import see, segmentation_from_logits
-from .segment.tiling import run_tiled
+from .segment.see import look, see
 
 __all__ = [
     "Inspection",
@@ -162,10 +160,7 @@ class Station:
 
     def look(self, pixels: NDArray[Any]) -> Segmentation:
         """What the engine sees in any picture, such as a plate: nothing is judged, no gate keeps it from looking."""
-        bundle = self.engine.bundle
-        planes = prepare(pixels, bundle.input.views, bundle.input.local_sigma_px)
-        tensors = run_tiled(self.engine.infer, planes, bundle.input)
-        return segmentation_from_logits(tensors, bundle.types, bundle.thresholds, bundle.groups)
+        return look(self.engine, pixels)
 
     def inspect_labels(self, labels: NDArray[np.uint8]) -> Inspection:
         """Judge a label image (uint8 (H, W), labels of this engine, 255 unknown) in place of the engine's answer.

@@ -154,8 +154,8 @@ class Pipeline:
         self._tickets.put(ticket)
 
     def not_ours(self, tickets: Sequence[Ticket]) -> None:
-        """Tickets that ended without this pipeline, before it took any from this line process: their frames are left
-        over, and no sign of a trigger held up."""
+        """Tickets whose frame nobody asks the camera for (ended before this pipeline took any from this line process,
+        or refused unseen): their frames are left over, and no sign of a trigger held up."""
         if self._pairing is not None:
             for ticket in tickets:
                 self._pairing.not_grabbed(ticket.trigger_ns)
@@ -291,13 +291,11 @@ class Pipeline:
         refused = _of_another_recipe(ticket, self._serving)
         pairing = self._pairing
         if refused:
-            if pairing is not None:
-                pairing.not_grabbed(ticket.trigger_ns)
+            self.not_ours([ticket])
             raise CameraError(refused, code="RECIPE")
         latest_ns = min(ticket.trigger_ns + int(1e9 * self._config.camera.max_delay_s), ticket.deadline_ns)
         if now_ns >= latest_ns:
-            if pairing is not None:
-                pairing.not_grabbed(ticket.trigger_ns)
+            self.not_ours([ticket])
             raise CameraError("the camera was busy with earlier parts when this one came", code="BUSY")
         earliest_ns = ticket.trigger_ns - int(1e9 * self._config.camera.max_early_s)
         if pairing is not None and pairing.frame_is_taken(earliest_ns):

@@ -32,6 +32,7 @@ __all__ = [
     "find_blobs",
     "image_gate",
     "known_p",
+    "look",
     "name_regions",
     "named_blobs",
     "see",
@@ -68,11 +69,15 @@ def see(
     shown = pixels
     if polarity is not None and polarity != bundle.qualified.polarity:  # the gate let it through: the opposite one
         shown = np.iinfo(pixels.dtype).max - pixels
-    planes = prepare(shown, bundle.input.views, bundle.input.local_sigma_px)
-    seen = segmentation_from_logits(
-        run_tiled(engine.infer, planes, bundle.input), bundle.types, bundle.thresholds, bundle.groups
-    )
-    return replace(seen, blind=read_only(blind_pixels(pixels)))
+    return replace(look(engine, shown), blind=read_only(blind_pixels(pixels)))
+
+
+def look(engine: Engine, pixels: NDArray[Any]) -> Segmentation:
+    """As ``see``, for any picture, such as a plate: no gate keeps the network from looking, nothing is turned round."""
+    bundle = engine.bundle
+    planes = prepare(pixels, bundle.input.views, bundle.input.local_sigma_px)
+    tensors = run_tiled(engine.infer, planes, bundle.input)
+    return segmentation_from_logits(tensors, bundle.types, bundle.thresholds, bundle.groups)
 
 
 def blind_pixels(pixels: NDArray[Any]) -> NDArray[np.bool_]:
