@@ -24,7 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,12 +34,20 @@ from ..images import load_picture, make_folder, write_png_atomic
 from .broker import Broker
 from .virtual_plc import PtyPair, VirtualPlc
 
-__all__ = ["Rig"]
+__all__ = ["Rig", "eventually"]
 
 TOPIC_ROOT = "demo/works/casting/line1/xray"
 _CAMERA_DELAY_S = 0.005
 _APART_S = 0.1
 _STOP_TIMEOUT_S = 20.0
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+    """Whether it comes true in that time."""
+    until_s = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < until_s:
+        time.sleep(0.02)
+    return condition()
 
 
 class Rig:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -17,16 +15,9 @@ from edge_daemon.daemon import Daemon
 from edge_daemon.device import DeviceWatch
 from edge_daemon.images import write_png_atomic
 from edge_daemon.simulator import conveyor_part
-from edge_daemon.testing.rig import Rig
+from edge_daemon.testing.rig import Rig, eventually
 
 RECIPE = files("edge_daemon.demo").joinpath("recipe.toml").read_text()
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    until_s = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < until_s:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.mark.slow

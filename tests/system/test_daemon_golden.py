@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import time
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,16 +14,9 @@ from edge_daemon.config import load_config
 from edge_daemon.errors import UnavailableError
 from edge_daemon.images import write_png_atomic
 from edge_daemon.simulator import conveyor_part
-from edge_daemon.testing.rig import Rig
+from edge_daemon.testing.rig import Rig, eventually
 
 RECIPE = files("edge_daemon.demo").joinpath("recipe.toml").read_text()
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    until_s = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < until_s:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from edge_daemon.records import Outcome
 from edge_daemon.resources import engine_folder
 from edge_daemon.segment.bundle import seal
 from edge_daemon.simulator import conveyor_part
-from edge_daemon.testing.rig import Rig
+from edge_daemon.testing.rig import Rig, eventually
 from edge_daemon.tickets import Ticket, new_record_id, utc_now
 
 RECIPE = files("edge_daemon.demo").joinpath("recipe.toml").read_text()
@@ -45,13 +45,6 @@ def rig(frames: list[Path], tmp_path: Path) -> Iterator[Rig]:
     with Rig(tmp_path / "station", frames, recipe=RECIPE, deadline_s=2.5, plc_deadline_s=2.8,
              settings={"camera": 'max_delay = "2400 ms"'}) as one:  # fmt: skip
         yield one
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
-    until_s = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < until_s:
-        time.sleep(0.02)
-    return condition()
 
 
 def parts(rig: Rig) -> dict[int, list[Any]]:
