@@ -145,8 +145,7 @@ class MqttOptions:
                 f"mqtt.ca_file {self.ca_file} cannot be used: {error}", hint="give certificates as PEM"
             ) from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.pins:
-            context.sslsocket_class = _pinned_socket(frozenset(self.pins))
+        context.sslsocket_class = _careful_socket(frozenset(self.pins))
         if cert_file is not None:
             try:
                 # A password, so that OpenSSL does not ask for one at the terminal; a key without one ignores it.
@@ -181,17 +180,25 @@ def _path(key: str, name: str) -> Path:
     return path
 
 
-def _pinned_socket(pins: frozenset[str]) -> type[ssl.SSLSocket]:
-    """A TLS socket whose handshake ends in SSLError unless the other side's certificate is a pinned one."""
+def _careful_socket(pins: frozenset[str]) -> type[ssl.SSLSocket]:
+    """A TLS socket that closes when its handshake fails: SSLError too where pins are given and the certificate fits none.
 
-    class PinnedSocket(ssl.SSLSocket):
+    The paho client leaves such a socket to the garbage collector; until then the broker would hold a connection on
+    which nothing will ever be said.
+    """
+
+    class CarefulSocket(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:
-            super().do_handshake(block)
-            shown = fingerprints(self.getpeercert(binary_form=True) or b"")
-            if pins.isdisjoint(shown):
-                raise ssl.SSLError(f"the broker's certificate is not a pinned one: {' '.join(shown)}")
+            try:
+                super().do_handshake(block)
+                shown = fingerprints(self.getpeercert(binary_form=True) or b"") if pins else ()
+                if pins and pins.isdisjoint(shown):
+                    raise ssl.SSLError(f"the broker's certificate is not a pinned one: {' '.join(shown)}")
+            except BaseException:
+                self.close()
+                raise
 
-    return PinnedSocket
+    return CarefulSocket
 
 
 def fingerprints(certificate: bytes) -> tuple[str, str]:

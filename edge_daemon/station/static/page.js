@@ -45,6 +45,23 @@ function startUpload() {
   form.addEventListener("submit", () => { document.getElementById("go").setAttribute("aria-busy", "true"); });
 }
 
+// ---- the table's fields: an answer for one choice keeps what was typed and chosen meanwhile ---------------------------
+
+function keepChoices() {
+  let kept = new Map();
+  const controls = () => document.querySelectorAll("#table-fields input, #table-fields select");
+  document.body.addEventListener("htmx:before:swap", () => {
+    kept = new Map([...controls()].map((one) => [one.name, one.value]));
+  });
+  document.body.addEventListener("htmx:after:swap", () => {
+    for (const one of controls()) {
+      const value = kept.get(one.name);
+      const offered = one.tagName === "INPUT" || [...one.options].some((option) => option.value === value);
+      if (value !== undefined && offered) one.value = value;
+    }
+  });
+}
+
 // ---- the picture: layers, zoom to the pixel, where one is ------------------------------------------------------------
 
 function startViewer() {
@@ -161,4 +178,4 @@ function startViewer() {
   fit();
 }
 
-document.addEventListener("DOMContentLoaded", () => { startUpload(); startViewer(); });
+document.addEventListener("DOMContentLoaded", () => { startUpload(); keepChoices(); startViewer(); });
