@@ -181,7 +181,7 @@ def _path(key: str, name: str) -> Path:
 
 
 def _careful_socket(pins: frozenset[str]) -> type[ssl.SSLSocket]:
-    """A TLS socket that closes when its handshake fails: SSLError too where pins are given and the certificate fits none.
+    """A TLS socket that closes when its handshake fails; with ``pins`` it fails unless the certificate fits one.
 
     The paho client leaves such a socket to the garbage collector; until then the broker would hold a connection on
     which nothing will ever be said.
@@ -191,12 +191,15 @@ def _careful_socket(pins: frozenset[str]) -> type[ssl.SSLSocket]:
         def do_handshake(self, block: bool = False) -> None:
             try:
                 super().do_handshake(block)
-                shown = fingerprints(self.getpeercert(binary_form=True) or b"") if pins else ()
-                if pins and pins.isdisjoint(shown):
-                    raise ssl.SSLError(f"the broker's certificate is not a pinned one: {' '.join(shown)}")
+                self._ask_for_pin()
             except BaseException:
                 self.close()
                 raise
+
+        def _ask_for_pin(self) -> None:
+            shown = fingerprints(self.getpeercert(binary_form=True) or b"") if pins else ()
+            if pins and pins.isdisjoint(shown):
+                raise ssl.SSLError(f"the broker's certificate is not a pinned one: {' '.join(shown)}")
 
     return CarefulSocket
 

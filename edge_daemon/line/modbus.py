@@ -20,10 +20,9 @@ from pymodbus.exceptions import ModbusException
 from pymodbus.framer import FramerRTU
 from pymodbus.pdu import DecodePDU, ExceptionResponse, ModbusPDU
 
-from ..tickets import Ticket
-from .driver import LineEvent, Trigger, Wire
-from .registers import GAP_NS, MAX_INFORMING, Registers
-from .wire import COILS, DISCRETE_INPUTS, HOLDING_REGISTERS, INPUT_REGISTERS, ResultNote
+from .driver import LineEvent, Wire
+from .registers import GAP_NS, MAX_INFORMING, RegisterDriver
+from .wire import COILS, DISCRETE_INPUTS, HOLDING_REGISTERS, INPUT_REGISTERS
 
 __all__ = ["GAP_NS", "MAX_INFORMING", "ModbusServerDriver", "is_intact"]
 
@@ -35,17 +34,15 @@ _FUNCTION_CODES = frozenset({1, 2, 3, 4, 5, 6, 15, 16, 22, 23})
 
 
 @dataclass(slots=True)
-class ModbusServerDriver:
+class ModbusServerDriver(RegisterDriver):
     """Driver ``modbus-server``. unit_id: 1..247; requests to any other unit, broadcasts included, stay unanswered."""
 
     unit_id: int
     poll_s: float | None = None
     protocol_errors: int = 0
-    _wire: Wire | None = None
     _buffer: bytearray = field(default_factory=bytearray)
     _last_byte_ns: int = 0
     _now_ns: int = 0
-    _registers: Registers = field(default_factory=Registers)
     _framer: FramerRTU = field(default_factory=lambda: FramerRTU(DecodePDU(True)))
 
     # -- LineDriver -----------------------------------------------------------------------------------------------
@@ -73,28 +70,6 @@ class ModbusServerDriver:
 
     def poll(self, now_ns: int) -> list[LineEvent]:
         return []  # the PLC asks
-
-    def accepted(self, trigger: Trigger, ticket: Ticket) -> None:
-        self._registers.accepted(ticket)
-
-    def refused(self, trigger: Trigger) -> None:
-        self._registers.refused(trigger.part_id)
-
-    def permit(self, ticket: Ticket, note: ResultNote, now_ns: int) -> bool:
-        return self._wire is not None and self._registers.permit(ticket, note, now_ns)
-
-    def inform(self, ticket: Ticket, note: ResultNote, now_ns: int) -> None:
-        if self._wire is not None:
-            self._registers.inform(ticket, note, now_ns)
-
-    def ended(self, ticket: Ticket) -> None:
-        self._registers.ended(ticket)
-
-    def take_never_shown(self, now_ns: int) -> list[Ticket]:
-        return self._registers.take_never_shown(now_ns)
-
-    def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
-        self._registers.heartbeat(beat, ready, fault)
 
     # -- requests -------------------------------------------------------------------------------------------------
 

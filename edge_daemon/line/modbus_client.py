@@ -17,11 +17,10 @@ from pymodbus.framer import FramerRTU
 from pymodbus.pdu import DecodePDU, ModbusPDU
 from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, WriteMultipleRegistersRequest
 
-from ..tickets import Ticket
-from .driver import LineEvent, Trigger, Wire
+from .driver import LineEvent, Wire
 from .modbus import is_intact
-from .registers import Registers
-from .wire import CLIENT_READS, CLIENT_WRITES, ResultNote
+from .registers import RegisterDriver
+from .wire import CLIENT_READS, CLIENT_WRITES
 
 __all__ = ["ANSWER_NS", "REWRITE_NS", "ModbusClientDriver"]
 
@@ -36,7 +35,7 @@ _READ, _WRITE = 3, 16
 
 
 @dataclass(slots=True)
-class ModbusClientDriver:
+class ModbusClientDriver(RegisterDriver):
     """Driver ``modbus-client``. unit_id: of the PLC, 1..247. base_address: of its first register here, counted from 0.
     answer_ns: without an answer after this long the request is given up."""
 
@@ -45,8 +44,6 @@ class ModbusClientDriver:
     answer_ns: int = ANSWER_NS
     poll_s: float | None = 0.005
     protocol_errors: int = 0
-    _wire: Wire | None = None
-    _registers: Registers = field(default_factory=Registers)
     _buffer: bytearray = field(default_factory=bytearray)
     _asked: int = 0  # function code under way, 0: none
     _asked_ns: int = 0
@@ -120,28 +117,6 @@ class ModbusClientDriver:
                 )
             )
         return []
-
-    def accepted(self, trigger: Trigger, ticket: Ticket) -> None:
-        self._registers.accepted(ticket)
-
-    def refused(self, trigger: Trigger) -> None:
-        self._registers.refused(trigger.part_id)
-
-    def permit(self, ticket: Ticket, note: ResultNote, now_ns: int) -> bool:
-        return self._wire is not None and self._registers.permit(ticket, note, now_ns)
-
-    def inform(self, ticket: Ticket, note: ResultNote, now_ns: int) -> None:
-        if self._wire is not None:
-            self._registers.inform(ticket, note, now_ns)
-
-    def ended(self, ticket: Ticket) -> None:
-        self._registers.ended(ticket)
-
-    def take_never_shown(self, now_ns: int) -> list[Ticket]:
-        return self._registers.take_never_shown(now_ns)
-
-    def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
-        self._registers.heartbeat(beat, ready, fault)
 
     # -- requests -------------------------------------------------------------------------------------------------
 

@@ -16,10 +16,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ..tickets import Ticket
-from .driver import Ack, LineEvent, PlcHeartbeat, Trigger
+from .driver import Ack, LineEvent, PlcHeartbeat, Trigger, Wire
 from .wire import COILS, DISCRETE_INPUTS, INPUT_REGISTERS, ResultNote, outcome_word, reason_word, severity_word
 
-__all__ = ["GAP_NS", "INFORM_NS", "MAX_INFORMING", "MAX_WAITING", "Registers"]
+__all__ = ["GAP_NS", "INFORM_NS", "MAX_INFORMING", "MAX_WAITING", "RegisterDriver", "Registers"]
 
 GAP_NS = 100_000_000
 #: A result that only informs gives way to a waiting one after this long without an acknowledgement.
@@ -210,3 +210,36 @@ class Registers:
             events.append(Trigger(part_id, recipe))
         self.refresh(now_ns)
         return events
+
+
+@dataclass(slots=True)
+class RegisterDriver:
+    """The half of a line driver that both Modbus drivers share: what the line decides goes into the register picture.
+
+    Nothing is shown without a wire, so a permit without one is refused.
+    """
+
+    _wire: Wire | None = field(default=None, init=False)
+    _registers: Registers = field(default_factory=Registers, init=False)
+
+    def accepted(self, trigger: Trigger, ticket: Ticket) -> None:
+        self._registers.accepted(ticket)
+
+    def refused(self, trigger: Trigger) -> None:
+        self._registers.refused(trigger.part_id)
+
+    def permit(self, ticket: Ticket, note: ResultNote, now_ns: int) -> bool:
+        return self._wire is not None and self._registers.permit(ticket, note, now_ns)
+
+    def inform(self, ticket: Ticket, note: ResultNote, now_ns: int) -> None:
+        if self._wire is not None:
+            self._registers.inform(ticket, note, now_ns)
+
+    def ended(self, ticket: Ticket) -> None:
+        self._registers.ended(ticket)
+
+    def take_never_shown(self, now_ns: int) -> list[Ticket]:
+        return self._registers.take_never_shown(now_ns)
+
+    def heartbeat(self, beat: bool, ready: bool, fault: bool) -> None:
+        self._registers.heartbeat(beat, ready, fault)
