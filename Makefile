@@ -2,6 +2,7 @@
 # make bench    figures for BENCHMARKS.md               make soak    1,000 parts at 300 a minute
 # make study    how well the judge measures and decides  make lint    ruff, mypy, import-linter
 # make faults   a million simulated parts and 1,000 faults at real processes (hours; goes on where it was stopped)
+#                     `python -m edge_daemon.testing.soak_study` is the long soak: an hour with retention at work
 # make wheel    a wheel and an sdist in dist/          make fuzz    parsers against nonsense, for long (FUZZ_EXAMPLES=20000)
 # make sbom     what is installed, as CycloneDX         make audit   whether any of it has a known weakness
 # Nothing but Python 3.10 or newer and make is needed; PYTHON=python3.12 chooses another interpreter.
