@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import add_common, certifying, emit
-from .signing import add_signer, add_trust, asked_trust, emit_signature, signature_words
+from .signing import add_sign, add_signer, add_trust, asked_trust, emit_signature, signature_words
 
 _DEFAULT_CACHE = Path("/var/cache/edge-daemon/engines")
 
@@ -40,15 +40,7 @@ def register(commands: Any) -> None:
         add_common(verb)
         verb.set_defaults(run=run)
 
-    sign = verbs.add_parser(
-        "sign",
-        help="answer for a bundle with a key that is not on the device",
-        epilog="example: edge-daemon engine sign castings-xray --key release.pem --by 'Ada Example'",
-    )
-    sign.add_argument("bundle", metavar="NAME|FOLDER")
-    add_signer(sign)
-    add_common(sign)
-    sign.set_defaults(run=_sign)
+    add_sign(verbs, "bundle", "a bundle", "engine sign castings-xray", _sign)
 
     build = verbs.add_parser(
         "build",

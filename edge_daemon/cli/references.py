@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import EdgeError, UsageError
 from . import add_common, emit
 from .inspecting import choose_engine, not_negative
-from .signing import add_signer, add_trust, asked_trust, emit_signature, signature_words
+from .signing import add_sign, add_trust, asked_trust, emit_signature, signature_words
 
 if TYPE_CHECKING:
     from ..references import ReferenceSet, SetLimits
@@ -65,15 +65,7 @@ def register(commands: Any) -> None:
     add_common(verify)
     verify.set_defaults(run=_verify)
 
-    sign = verbs.add_parser(
-        "sign",
-        help="answer for a set with a key that is not on the device",
-        epilog=f"example: edge-daemon references sign {_EXAMPLE_SET} --key release.pem --by 'Ada Example'",
-    )
-    sign.add_argument("set", metavar="NAME|FOLDER")
-    add_signer(sign)
-    add_common(sign)
-    sign.set_defaults(run=_sign)
+    add_sign(verbs, "set", "a set", f"references sign {_EXAMPLE_SET}", _sign)
 
     make = verbs.add_parser(
         "make",

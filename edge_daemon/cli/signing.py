@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,18 @@ def add_signer(verb: argparse.ArgumentParser, *, needed: bool = True) -> None:
     """``--key`` and ``--by``."""
     verb.add_argument("--key", type=Path, required=needed, metavar="FILE", help="private key: edge-daemon keys make")
     verb.add_argument("--by", required=needed, metavar="NAME", help="who signs")
+
+
+def add_sign(
+    verbs: Any, argument: str, what: str, example: str, run: Callable[[argparse.Namespace], int], *, note: str = ""
+) -> None:
+    """The verb ``sign`` of a room: its one positional argument, what it signs, and what runs it."""
+    sign = verbs.add_parser("sign", help=f"answer for {what} with a key that is not on the device{note}",
+                            epilog=f"example: edge-daemon {example} --key release.pem --by 'Ada Example'")  # fmt: skip
+    sign.add_argument(argument, metavar="NAME|FOLDER")
+    add_signer(sign)
+    add_common(sign)
+    sign.set_defaults(run=run)
 
 
 def add_trust(verb: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from . import add_common, emit, say
-from .signing import add_signer, add_trust, asked_trust, emit_signature, signature_words
+from .signing import add_sign, add_trust, asked_trust, emit_signature, signature_words
 
 if TYPE_CHECKING:
     from ..standards import Refusal, Requirement, RuleRow, Standard
@@ -89,15 +89,7 @@ def register(commands: Any) -> None:
     add_common(verify)
     verify.set_defaults(run=_verify)
 
-    sign = verbs.add_parser(
-        "sign",
-        help="answer for a whole table with a key that is not on the device; again after every change",
-        epilog="example: edge-daemon standards sign acme-al-2 --key release.pem --by 'Ada Example'",
-    )
-    sign.add_argument("standard", metavar="NAME|FOLDER")
-    add_signer(sign)
-    add_common(sign)
-    sign.set_defaults(run=_sign)
+    add_sign(verbs, "standard", "a whole table", "standards sign acme-al-2", _sign, note="; again after every change")
 
     signature = verbs.add_parser(
         "signature",
